@@ -5,15 +5,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base64::Base64;
-use crate::command::{Command, Family, Nothing};
+use crate::args::{self, Branches};
+use crate::base64::{Base64, Base64Text};
+use crate::command::{Command, Family, Nothing, Type, Wire};
 use crate::{command, enumeration, object};
 
 /// The family's commands.
-pub const FAMILY: Family = Family {
-    name: "file",
-    commands: &[Open::INFO, Close::INFO, Read::INFO, Write::INFO, Seek::INFO, Flush::INFO],
-};
+pub const FAMILY: Family =
+    Family { name: "file", commands: &[Open::INFO, Close::INFO, Read::INFO, Write::INFO, Seek::INFO, Flush::INFO] };
 
 command! {
     "guest-file-open", since "0.15.0", reply i64,
@@ -83,7 +82,7 @@ command! {
         handle: i64,
         /// What to write, in base64 that may contain newlines.
         #[serde(borrow)]
-        buf_b64: crate::base64::Base64Text<'a>,
+        buf_b64: Base64Text<'a>,
         /// Bytes of `buf-b64`, once decoded, to write; all if absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         count: Option<i64>,
@@ -137,17 +136,17 @@ pub enum Whence {
     Name(SeekFrom),
 }
 
-impl crate::command::Wire for Whence {
-    const TYPE: crate::command::Type = crate::command::Type::Named("GuestFileWhence");
+impl Wire for Whence {
+    const TYPE: Type = Type::Named("GuestFileWhence");
 }
 
 impl<'de> Deserialize<'de> for Whence {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        crate::args::alternate(
+        args::alternate(
             deserializer,
             "GuestFileWhence",
-            crate::args::Branches::default()
-                .integer(|number| Self::Number(number))
+            Branches::default()
+                .integer(Self::Number)
                 .name(&["set", "cur", "end"], |index| Self::Name([SeekFrom::Set, SeekFrom::Cur, SeekFrom::End][index])),
         )
     }

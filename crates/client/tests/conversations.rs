@@ -1,0 +1,204 @@
+//! The client against scripted agents: what it sends, and what it makes of good and bad answers.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use qga_client::{Connection, Error, Exit, Limits, Timeouts};
+use serde_json::{Value, json};
+
+/// An agent that answers each line with whatever the function returns.
+struct Scripted<F> {
+    answer: F,
+    request: Vec<u8>,
+    replies: Vec<u8>,
+}
+
+impl<F: FnMut(&str) -> Vec<u8>> Scripted<F> {
+    fn connect(answer: F) -> Connection<Self> {
+        Connection::new(Self { answer, request: Vec::new(), replies: Vec::new() })
+    }
+}
+
+impl<F: FnMut(&str) -> Vec<u8>> Write for Scripted<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.request.extend_from_slice(bytes);
+        while let Some(end) = self.request.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.request.drain(..=end).collect();
+            let reply = (self.answer)(&String::from_utf8_lossy(&line));
+            self.replies.extend(reply);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<F> Read for Scripted<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let size = buffer.len().min(self.replies.len());
+        buffer[..size].copy_from_slice(&self.replies[..size]);
+        self.replies.drain(..size);
+        Ok(size)
+    }
+}
+
+fn sync_id(line: &str) -> i64 {
+    let request: Value = serde_json::from_str(line.trim_start_matches('\u{FFFD}')).expect("a request");
+    request["arguments"]["id"].as_i64().expect("an id")
+}
+
+#[test]
+fn sync_forgets_garbage_old_replies_and_old_syncs() {
+    let mut agent = Scripted::connect(|line| {
+        let mut reply = b"{\"return\": {\"pid\": 115}}\nhalf a re".to_vec();
+        reply.extend(b"\xff{\"return\": 42}\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"stray\"}}\n");
+        reply.extend(format!("\u{fffd}{{\"return\": {}}}\n", sync_id(line)).replace('\u{fffd}', "\u{1}").into_bytes());
+        let sentinel = reply.iter().position(|&byte| byte == 1).expect("placed above");
+        reply[sentinel] = 0xFF;
+        reply
+    });
+    agent.sync().unwrap();
+}
+
+#[test]
+fn sync_says_so_when_the_agent_refuses_the_command() {
+    let mut agent = Scripted::connect(|_| {
+        let refusal = "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"Command guest-sync-delimited has been \
+                       disabled: the command is not allowed\"}}\n";
+        refusal.as_bytes().to_vec()
+    });
+    let error = agent.sync().unwrap_err();
+    assert_eq!(error.agent().expect("the agent's").class, "CommandNotFound");
+}
+
+#[test]
+fn sync_gives_up_on_endless_garbage() {
+    let mut agent = Scripted::connect(|_| vec![b'x'; 3 << 20])
+        .with_limits(Limits { reply_bytes: 1 << 20, discarded_bytes: 1 << 20 });
+    assert!(matches!(agent.sync(), Err(Error::TooLong { limit_bytes: 1_048_576, .. })));
+}
+
+#[test]
+fn arguments_are_left_out_where_there_are_none() {
+    let mut sent = Vec::new();
+    let mut agent = Scripted::connect(|line| {
+        sent.push(line.to_owned());
+        b"{\"return\": {}}\n".to_vec()
+    });
+    agent.call_raw("guest-ping", Value::Null).unwrap();
+    agent.call_raw("guest-sync", json!({ "id": 1 })).unwrap();
+    drop(agent);
+    assert_eq!(
+        sent,
+        ["{\"execute\":\"guest-ping\"}\n", "{\"execute\":\"guest-sync\",\"arguments\":{\"id\":1}}\n"]
+    );
+}
+
+#[test]
+fn bad_answers_are_told_apart() {
+    let call = |answer: &'static [u8]| {
+        Scripted::connect(move |_| answer.to_vec())
+            .with_limits(Limits { reply_bytes: 100, discarded_bytes: 100 })
+            .call_raw("guest-ping", Value::Null)
+            .unwrap_err()
+    };
+    assert!(matches!(call(b""), Error::Closed { .. }));
+    assert!(matches!(call(b"{\"return\": "), Error::Closed { .. }));
+    assert!(matches!(call(b"hello\n"), Error::Reply { .. }));
+    assert!(matches!(call(b"{\"event\": \"X\"}\n"), Error::Reply { .. }));
+    assert!(matches!(call(&[b'x'; 1000]), Error::TooLong { limit_bytes: 100, .. }));
+    let refused = call(b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no luck\"}, \"id\": 3}\n");
+    assert_eq!(refused.to_string(), "guest-ping failed in the guest: no luck");
+}
+
+#[test]
+fn a_program_is_asked_for_until_it_has_exited() {
+    let mut questions = 0;
+    let mut agent = Scripted::connect(move |line| {
+        let request: Value = serde_json::from_str(line).expect("a request");
+        let reply = if request["execute"] == "guest-exec" {
+            assert_eq!(
+                request["arguments"],
+                json!({ "path": "a\"b", "arg": ["-x"], "input-data": "aGk=", "capture-output": true })
+            );
+            json!({ "return": { "pid": 7 } })
+        } else {
+            questions += 1;
+            if questions < 3 {
+                json!({ "return": { "exited": false } })
+            } else {
+                json!({ "return": { "exited": true, "signal": 9, "out-data": "b3V0", "out-truncated": false } })
+            }
+        };
+        format!("{reply}\n").into_bytes()
+    });
+    let output = agent.run("a\"b", &["-x"], Some(b"hi")).unwrap();
+    assert_eq!(output.exit, Exit::Signal(9));
+    assert_eq!(output.stdout, b"out");
+    assert!(output.stdout_truncated, "its presence is the sign");
+    assert!(!output.stderr_truncated);
+}
+
+#[test]
+fn a_file_handle_is_closed_when_a_piece_fails() {
+    let mut seen = Vec::new();
+    let mut agent = Scripted::connect(|line| {
+        let request: Value = serde_json::from_str(line).expect("a request");
+        let name = request["execute"].as_str().expect("a name").to_owned();
+        let reply = match name.as_str() {
+            "guest-file-open" => json!({ "return": 1000 }),
+            "guest-file-close" => json!({ "return": {} }),
+            _ => json!({ "error": { "class": "GenericError", "desc": "failed to read file: Input/output error" } }),
+        };
+        seen.push(name);
+        format!("{reply}\n").into_bytes()
+    });
+    let error = agent.read_file("/x").unwrap_err();
+    assert!(error.to_string().contains("Input/output error"), "{error}");
+    drop(agent);
+    assert_eq!(seen, ["guest-file-open", "guest-file-read", "guest-file-close"]);
+}
+
+#[test]
+fn a_short_write_goes_on_where_it_ended() {
+    let mut written = Vec::new();
+    let mut agent = Scripted::connect(|line| {
+        let request: Value = serde_json::from_str(line).expect("a request");
+        let reply = match request["execute"].as_str() {
+            Some("guest-file-open") => json!({ "return": 1000 }),
+            Some("guest-file-write") => {
+                let text = request["arguments"]["buf-b64"].as_str().expect("base64");
+                let bytes = base64_simd::STANDARD.decode_to_vec(text).expect("base64");
+                let taken = bytes.len().min(3);
+                written.extend_from_slice(&bytes[..taken]);
+                json!({ "return": { "count": taken, "eof": false } })
+            }
+            _ => json!({ "return": {} }),
+        };
+        format!("{reply}\n").into_bytes()
+    });
+    agent.write_file("/x", b"0123456789").unwrap();
+    drop(agent);
+    assert_eq!(written, b"0123456789");
+}
+
+#[test]
+fn a_silent_agent_is_given_up_with_its_name_in_the_error() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("s");
+    let _listener = UnixListener::bind(&path).expect("a socket");
+    let timeouts = Timeouts { connect: Duration::from_secs(1), silence: Duration::from_millis(20) };
+    let mut agent: Connection<UnixStream> = Connection::unix_with(&path, timeouts).unwrap();
+    let error = agent.call_raw("guest-ping", Value::Null).unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    assert_eq!(error.to_string(), "no answer to guest-ping: the agent was silent for 0.02 s");
+}
+
+#[test]
+fn no_socket_is_an_error_that_names_it() {
+    let error = Connection::unix("/nonexistent/agent.sock").unwrap_err();
+    assert_eq!(error.to_string(), "cannot connect to /nonexistent/agent.sock: No such file or directory (os error 2)");
+}

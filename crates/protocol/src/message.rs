@@ -1,0 +1,220 @@
+//! Requests and replies: the envelope around a command.
+//!
+//! A request is an object with `execute`, and perhaps `arguments` and `id`; a reply is one line with `return` or
+//! `error`, and the request's `id` if it had one. What the commands mean is the families' business.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::args;
+use crate::encode;
+use crate::syntax::{self, ECHO_BYTES_MAX};
+use crate::value::{Kind, Value};
+
+/// Put before the reply to a guest-sync-delimited: no UTF-8 text contains it.
+pub const SENTINEL: u8 = 0xFF;
+
+/// The class of an error; clients branch on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErrorClass {
+    /// Any failure.
+    GenericError,
+    /// The command is unknown or disabled.
+    CommandNotFound,
+}
+
+/// A well-formed request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    text: Vec<u8>,
+    execute: Range<usize>,
+    arguments: Option<Range<usize>>,
+    id: Option<Range<usize>>,
+}
+
+/// Why a message is no request: an error to send back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is wrong.
+    pub desc: String,
+    /// The message's `id`, if it came as far as that.
+    id: Option<Id>,
+    object: bool,
+}
+
+impl Refusal {
+    /// A refusal of something that was not even an object.
+    #[must_use]
+    pub fn generic(desc: impl Into<String>) -> Self {
+        Self { desc: desc.into(), id: None, object: false }
+    }
+
+    /// A byte that cannot stand where it stands; `token` ends with it.
+    pub(crate) fn stray(token: &[u8]) -> Self {
+        let mut shown = String::new();
+        if token != [0] {
+            for chunk in token[token.len().saturating_sub(ECHO_BYTES_MAX)..].utf8_chunks() {
+                shown.push_str(chunk.valid());
+                shown.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+            }
+        }
+        Self::generic(format!("JSON parse error, stray '{shown}'"))
+    }
+
+    /// Whether the message was an object, so that its sender waits for an answer to it.
+    #[must_use]
+    pub fn answers_an_object(&self) -> bool {
+        self.object
+    }
+
+    /// The reply to send.
+    #[must_use]
+    pub fn reply(&self) -> Reply {
+        Reply::error(ErrorClass::GenericError, &self.desc, self.id.clone())
+    }
+}
+
+/// A request's `id` as it is echoed in the reply: any JSON value, in the reply's notation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Id(Vec<u8>);
+
+impl Request {
+    /// Judges a message's text, which consists of whole tokens.
+    pub(crate) fn from_text(text: Vec<u8>) -> Result<Self, Refusal> {
+        syntax::check(&text).map_err(Refusal::generic)?;
+        let message = Value::new(&text);
+        if message.kind() != Kind::Object {
+            return Err(Refusal::generic("QMP input must be a JSON object"));
+        }
+        let place = |value: Value<'_>| {
+            let start = value.text().as_ptr().addr() - text.as_ptr().addr();
+            start..start + value.text().len()
+        };
+        let (mut execute, mut arguments, mut id, mut wrong) = (None, None, None, None);
+        for (name, value) in message.members() {
+            match (&*name, value.kind()) {
+                ("id", _) => id = Some(place(value)),
+                ("execute", Kind::Text) => execute = Some(place(value)),
+                ("arguments", Kind::Object) => arguments = Some(place(value)),
+                ("execute", _) => wrong = wrong.or(Some("QMP input member 'execute' must be a string".to_owned())),
+                ("arguments", _) => wrong = wrong.or(Some("QMP input member 'arguments' must be an object".to_owned())),
+                _ => wrong = wrong.or_else(|| Some(format!("QMP input member '{}' is unexpected", clip(&name)))),
+            }
+        }
+        match (execute, wrong) {
+            (Some(execute), None) => Ok(Self { execute, arguments, id, text }),
+            (_, wrong) => {
+                let desc = wrong.unwrap_or_else(|| "QMP input lacks member 'execute'".to_owned());
+                let id = id.map(|id| Id(encode::echo(Value::new(&text[id]))));
+                Err(Refusal { desc, id, object: true })
+            }
+        }
+    }
+
+    /// The command's name, known or not.
+    #[must_use]
+    pub fn name(&self) -> Cow<'_, str> {
+        Value::new(&self.text[self.execute.clone()]).as_text().unwrap_or_default()
+    }
+
+    /// The command, parsed from the arguments.
+    ///
+    /// # Errors
+    /// What is wrong with the arguments, in the original's words.
+    pub fn arguments<'a, C: Deserialize<'a>>(&'a self) -> Result<C, args::Error> {
+        args::parse(self.argument_values())
+    }
+
+    /// The arguments as values; an empty object if the request has none.
+    #[must_use]
+    pub fn argument_values(&self) -> Value<'_> {
+        self.arguments.clone().map_or(Value::new(b"{}"), |range| Value::new(&self.text[range]))
+    }
+
+    /// What to echo in the reply.
+    #[must_use]
+    pub fn id(&self) -> Option<Id> {
+        self.id.clone().map(|range| Id(encode::echo(Value::new(&self.text[range]))))
+    }
+
+    /// The size of the message in bytes, blanks left out.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        self.text.len()
+    }
+}
+
+/// At most a kilobyte of a name from outside, to be repeated in an error.
+#[must_use]
+pub fn clip(name: &str) -> &str {
+    &name[..name.floor_char_boundary(ECHO_BYTES_MAX)]
+}
+
+/// One reply as it goes to the client: a line, with the sentinel before it where that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply(Vec<u8>);
+
+impl Reply {
+    /// The result of a command.
+    #[must_use]
+    pub fn success<T: Serialize + ?Sized>(result: &T, id: Option<Id>) -> Self {
+        let mut line = Vec::with_capacity(64);
+        begin(&mut line);
+        encode::append(&mut line, result);
+        end(&mut line, id.as_ref());
+        Self(line)
+    }
+
+    /// The failure of a command. `desc` is any text.
+    #[must_use]
+    pub fn error(class: ErrorClass, desc: &str, id: Option<Id>) -> Self {
+        let mut line = b"{".to_vec();
+        if let Some(Id(id)) = id {
+            line.extend_from_slice(b"\"id\": ");
+            line.extend_from_slice(&id);
+            line.extend_from_slice(b", ");
+        }
+        line.extend_from_slice(b"\"error\": ");
+        encode::append(&mut line, &Failure { class, desc: Cow::Borrowed(desc) });
+        line.extend_from_slice(b"}\n");
+        Self(line)
+    }
+
+    /// The same with the [`SENTINEL`] before it.
+    #[must_use]
+    pub fn delimited(mut self) -> Self {
+        self.0.insert(0, SENTINEL);
+        self
+    }
+
+    /// The bytes to send.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The `error` member of a reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure<'a> {
+    /// What clients branch on.
+    pub class: ErrorClass,
+    /// What people read.
+    pub desc: Cow<'a, str>,
+}
+
+/// Appends what comes before the result in a reply that is written piece by piece.
+pub fn begin(line: &mut Vec<u8>) {
+    line.extend_from_slice(b"{\"return\": ");
+}
+
+/// Appends what comes after the result.
+pub fn end(line: &mut Vec<u8>, id: Option<&Id>) {
+    if let Some(Id(id)) = id {
+        line.extend_from_slice(b", \"id\": ");
+        line.extend_from_slice(id);
+    }
+    line.extend_from_slice(b"}\n");
+}

@@ -1,0 +1,296 @@
+//! A booted guest: both agents side by side on ports of their own, a way to run scripts in it, its monitor.
+
+use super::conversation::{Conversation, PATIENCE};
+use super::image::Image;
+use super::machine::{CONTROL_PORT, Hardware, Machine, ORIGINAL_PORT, OUR_PORT};
+use super::progress;
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A boot takes 15 s on an idle machine; a machine that builds at the same time may need several times that.
+const BOOT_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Our unit, as systemd calls it.
+pub const OUR_UNIT: &str = "qemu-guest-agent.service";
+
+/// What ours brings to the guest besides the program, as its package would.
+const OUR_FILES: &[(&str, &str)] = &[
+    ("packaging/systemd/qemu-guest-agent.service", "usr/lib/systemd/system/qemu-guest-agent.service"),
+    ("packaging/udev/60-qemu-guest-agent.rules", "usr/lib/udev/rules.d/60-qemu-guest-agent.rules"),
+];
+
+/// How to boot a guest.
+pub struct Boot {
+    /// Our agent's program, which must run in the guest: built static, or with the libraries that Debian has.
+    pub our_agent: PathBuf,
+    /// The machine.
+    pub hardware: Hardware,
+}
+
+/// A running guest; it and its files vanish with this value.
+pub struct Guest {
+    machine: Machine,
+    control: Option<Conversation>,
+    notes: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+/// What a script in the guest left.
+#[derive(Debug)]
+pub struct ScriptResult {
+    /// Exit status; 128 + N when a signal N ended it.
+    pub status: i64,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// The cost of a process in the guest so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Processor time of all its threads, in hundredths of a second.
+    pub cpu_ticks: u64,
+    /// How often its threads went to sleep of their own will.
+    pub sleeps: u64,
+    /// Memory at this moment.
+    pub resident_kib: u64,
+    /// The most memory since the start or the last [`Guest::forget_peak`].
+    pub peak_kib: u64,
+}
+
+impl Guest {
+    /// Builds the image if there is none, boots it with our agent in it, and waits until the guest can be controlled.
+    pub fn boot(boot: &Boot) -> Result<Self> {
+        let image = Image::prepare()?;
+        let folder = tempfile::Builder::new().prefix("qga-vm-").tempdir()?;
+        install_our_agent(&boot.our_agent, &folder.path().join("share/root"))?;
+        println!("vm: booting the guest");
+        let started = Instant::now();
+        let machine = Machine::start(&image, &boot.hardware, folder.path())?;
+        let mut guest = Self { machine, control: None, notes: Vec::new(), folder };
+        if let Err(error) = guest.connect_control() {
+            bail!("the guest does not come up: {error:#}\n{}", guest.console_tail(40));
+        }
+        println!("vm: up after {} s", started.elapsed().as_secs());
+        Ok(guest)
+    }
+
+    /// The host's end of the original agent's port.
+    pub fn original_agent(&self) -> PathBuf {
+        self.folder().join(ORIGINAL_PORT.0)
+    }
+
+    /// The host's end of our agent's port.
+    pub fn our_agent(&self) -> PathBuf {
+        self.folder().join(OUR_PORT.0)
+    }
+
+    /// The host's end of the guest's second serial port, /dev/ttyS1.
+    pub fn serial_port(&self) -> PathBuf {
+        self.folder().join("serial")
+    }
+
+    /// Where the sockets and logs of this guest are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Connects to our agent and synchronises.
+    pub fn talk_to_ours(&self) -> Result<Conversation> {
+        let mut conversation = Conversation::open(&self.our_agent())?;
+        conversation.synchronise(PATIENCE).context("our agent")?;
+        Ok(conversation)
+    }
+
+    /// Connects to the original agent and synchronises.
+    pub fn talk_to_original(&self) -> Result<Conversation> {
+        let mut conversation = Conversation::open(&self.original_agent())?;
+        conversation.synchronise(PATIENCE).context("the original agent")?;
+        Ok(conversation)
+    }
+
+    /// The monitor of the machine.
+    pub fn machine(&mut self) -> &mut Machine {
+        &mut self.machine
+    }
+
+    /// Runs a script in the guest as root, through an agent that no test touches, and returns its output without the
+    /// last line end. A status other than 0 is an error.
+    pub fn shell(&mut self, script: &str) -> Result<String> {
+        let result = self.shell_result(script)?;
+        ensure!(
+            result.status == 0,
+            "in the guest, status {}: {}\n{}{}",
+            result.status,
+            script.trim(),
+            result.stdout,
+            result.stderr
+        );
+        Ok(result.stdout.trim_end().to_owned())
+    }
+
+    /// Runs a script in the guest as root, however it ends.
+    pub fn shell_result(&mut self, script: &str) -> Result<ScriptResult> {
+        let control = match &mut self.control {
+            Some(control) => control,
+            None => bail!("the guest cannot be controlled"),
+        };
+        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+        let pid = control.call("guest-exec", &arguments)?["pid"].clone();
+        let deadline = Instant::now() + BOOT_PATIENCE;
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let status = control.call("guest-exec-status", &json!({"pid": pid}))?;
+            if status["exited"] == true {
+                let text = |name: &str| -> Result<String> {
+                    let bytes = decode(status[name].as_str().unwrap_or_default())?;
+                    Ok(String::from_utf8_lossy(&bytes).into_owned())
+                };
+                let by_signal = status["signal"].as_i64().map_or(-1, |signal| 128 + signal);
+                return Ok(ScriptResult {
+                    status: status["exitcode"].as_i64().unwrap_or(by_signal),
+                    stdout: text("out-data")?,
+                    stderr: text("err-data")?,
+                });
+            }
+            ensure!(Instant::now() < deadline, "does not end in the guest: {}", script.trim());
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(200));
+        }
+    }
+
+    /// The process that our unit runs at the moment.
+    pub fn our_pid(&mut self) -> Result<u32> {
+        self.unit_pid(OUR_UNIT)
+    }
+
+    /// The main process of a unit, which must be running.
+    pub fn unit_pid(&mut self, unit: &str) -> Result<u32> {
+        let text = self.shell(&format!("systemctl show --property MainPID --value {unit}"))?;
+        let pid: u32 = text.parse().with_context(|| format!("not a process number: {text:?}"))?;
+        ensure!(pid != 0, "{unit} is not running:\n{}", self.shell_result(&format!("systemctl status {unit}"))?.stdout);
+        Ok(pid)
+    }
+
+    /// What a process has cost so far.
+    pub fn usage(&mut self, pid: u32) -> Result<Usage> {
+        // The name in parentheses is cut off: it may contain blanks. User and system time are fields 14 and 15.
+        let script = format!(
+            "sed 's/.*) //' /proc/{pid}/stat | awk '{{print $12 + $13}}'
+             cat /proc/{pid}/task/*/status | awk '/^voluntary_ctxt/ {{n += $2}} END {{print n}}'
+             awk '/^VmRSS/ {{print $2}}' /proc/{pid}/status
+             awk '/^VmHWM/ {{print $2}}' /proc/{pid}/status"
+        );
+        let text = self.shell(&script)?;
+        let numbers: Vec<u64> = text.lines().map_while(|line| line.parse().ok()).collect();
+        match numbers[..] {
+            [cpu_ticks, sleeps, resident_kib, peak_kib] => Ok(Usage { cpu_ticks, sleeps, resident_kib, peak_kib }),
+            _ => bail!("no usage of process {pid}: {text:?}"),
+        }
+    }
+
+    /// Lets the peak memory of a process start anew at what it uses now.
+    pub fn forget_peak(&mut self, pid: u32) -> Result<()> {
+        self.shell(&format!("echo 5 > /proc/{pid}/clear_refs")).map(drop)
+    }
+
+    /// Calls `probe` until it returns something; an error of the last try is the reason that is told.
+    pub fn wait_until<T>(&mut self, what: &str, mut probe: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
+        let deadline = Instant::now() + BOOT_PATIENCE;
+        loop {
+            let outcome = probe(self);
+            match outcome {
+                Ok(Some(value)) => return Ok(value),
+                Ok(None) if Instant::now() > deadline => bail!("{what} does not come about"),
+                Err(error) if Instant::now() > deadline => return Err(error.context(format!("waiting until {what}"))),
+                Ok(None) | Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
+    }
+
+    /// Something to print beside the case's result: a measured value, a difference to the original.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// The notes since the last call.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Runs `restart`, which must make the guest boot anew, and waits until it can be controlled again.
+    pub fn reboot(&mut self, restart: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
+        let before = self.shell(BOOT_ID)?;
+        restart(self)?;
+        let deadline = Instant::now() + BOOT_PATIENCE;
+        loop {
+            self.connect_control()?;
+            // The agent of the ending system may still answer for a while, and then fall silent.
+            match self.shell(BOOT_ID) {
+                Ok(now) if now != before => return Ok(()),
+                _ => ensure!(Instant::now() < deadline, "the guest does not start anew"),
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// The end of what the guest printed on its console.
+    pub fn console_tail(&self, lines: usize) -> String {
+        format!("-- console --\n{}", progress::tail(&self.folder().join("console.log"), lines))
+    }
+
+    /// What is known about a guest in which something went wrong.
+    pub fn evidence(&mut self) -> String {
+        let script = format!(
+            "systemctl status --no-pager --lines 15 {OUR_UNIT} original-agent 2>&1; dmesg | tail -5; \
+             ls -l /dev/virtio-ports"
+        );
+        let state = match self.shell_result(&script) {
+            Ok(result) => result.stdout,
+            Err(error) => format!("{error:#}\n"),
+        };
+        format!("-- units --\n{state}{}", self.console_tail(10))
+    }
+
+    fn connect_control(&mut self) -> Result<()> {
+        // QEMU serves one client at a time: the old connection goes first.
+        self.control = None;
+        let mut control = Conversation::open(&self.folder().join(CONTROL_PORT.0))?;
+        control.synchronise(BOOT_PATIENCE)?;
+        self.control = Some(control);
+        Ok(())
+    }
+}
+
+/// Decodes what an agent sent as base64.
+pub fn decode(base64: &str) -> Result<Vec<u8>> {
+    base64_simd::STANDARD.decode_to_vec(base64).context("bad base64")
+}
+
+/// The arguments of QEMU's `device_add` that plug our port (again).
+pub fn our_port() -> Value {
+    let (id, name) = OUR_PORT;
+    json!({"driver": "virtserialport", "bus": "ports.0", "nr": 1, "id": id, "chardev": id, "name": name})
+}
+
+/// Lays our agent's files out as its package would, under `root`.
+fn install_our_agent(program: &Path, root: &Path) -> Result<()> {
+    let copy = |from: &Path, to: &str, mode: u32| -> Result<()> {
+        let to = root.join(to);
+        fs::create_dir_all(to.parent().unwrap_or(root))?;
+        fs::copy(from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(mode))?;
+        Ok(())
+    };
+    copy(program, "usr/sbin/qemu-ga", 0o755)?;
+    for (from, to) in OUR_FILES {
+        copy(&super::repository().join(from), to, 0o644)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! The QEMU process and its monitor.
+
+use super::conversation::Conversation;
+use super::image::Image;
+use super::progress;
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running virtual machine: ends with this value.
+pub struct Machine {
+    process: Child,
+    monitor: Conversation,
+    /// Events that arrived while a reply was awaited.
+    events: VecDeque<Value>,
+}
+
+/// The machine's hardware beyond what every guest has.
+pub struct Hardware {
+    /// As for QEMU's `-smp`.
+    pub cpus: String,
+    /// As for QEMU's `-m`.
+    pub memory: String,
+    /// Added to QEMU's command line.
+    pub arguments: Vec<String>,
+    /// Added to the kernel's command line.
+    pub kernel_options: String,
+}
+
+impl Default for Hardware {
+    fn default() -> Self {
+        Self { cpus: "2".into(), memory: "1024".into(), arguments: Vec::new(), kernel_options: String::new() }
+    }
+}
+
+impl Machine {
+    /// Starts QEMU; `folder` gets the disk overlay and all sockets, `folder/share` is seen by the guest.
+    pub fn start(image: &Image, hardware: &Hardware, folder: &Path) -> Result<Self> {
+        let at = |name: &str| folder.join(name).display().to_string();
+        let overlay = at("root.qcow2");
+        let base = image.root_disk();
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(&base).arg(&overlay);
+        progress::output(&mut create)?;
+
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |option: &str, value: String| arguments.extend([option.into(), value.into()]);
+        // There is no KVM where these tests run, and the same timing everywhere is worth more than speed.
+        add("-accel", "tcg,thread=multi".into());
+        add("-machine", "q35".into());
+        add("-cpu", "max".into());
+        add("-smp", hardware.cpus.clone());
+        add("-m", hardware.memory.clone());
+        add("-display", "none".into());
+        add("-kernel", image.kernel().display().to_string());
+        add("-initrd", image.initrd().display().to_string());
+        add("-append", format!("console=ttyS0 quiet mitigations=off {}", hardware.kernel_options));
+        add("-qmp", format!("unix:{},server=on,wait=off", at("qmp")));
+        // First serial port: the console, a socket with a record of everything. Second: an agent's.
+        add("-chardev", format!("{},logfile={}", socket("console", folder), at("console.log")));
+        add("-serial", "chardev:console".into());
+        add("-chardev", socket("serial", folder));
+        add("-serial", "chardev:serial".into());
+        add("-drive", format!("file={overlay},if=none,id=root,discard=unmap"));
+        add("-device", "virtio-blk-pci,drive=root".into());
+        add("-netdev", "user,id=net,restrict=on".into());
+        add("-device", "virtio-net-pci,netdev=net".into());
+        add("-virtfs", format!("local,path={},mount_tag=host,security_model=none,readonly=on", at("share")));
+        add("-device", "virtio-serial-pci,id=ports,max_ports=8".into());
+        for (number, (id, name)) in [OUR_PORT, ORIGINAL_PORT, CONTROL_PORT].into_iter().enumerate() {
+            add("-chardev", socket(id, folder));
+            // Number 0 is for consoles.
+            add("-device", format!("virtserialport,bus=ports.0,nr={},id={id},chardev={id},name={name}", number + 1));
+        }
+
+        let errors = folder.join("qemu.log");
+        let mut process = ends_with_us("qemu-system-x86_64")
+            .arg("-nodefaults")
+            .args(arguments)
+            .args(&hardware.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&errors)?)
+            .spawn()
+            .context("cannot start qemu-system-x86_64")?;
+        match Self::open_monitor(&mut process, folder) {
+            Ok(monitor) => Ok(Self { process, monitor, events: VecDeque::new() }),
+            Err(error) => {
+                // It may have ended already.
+                let _ = process.kill();
+                let _ = process.wait();
+                Err(error.context(format!("QEMU does not start: {}", progress::tail(&errors, 5))))
+            }
+        }
+    }
+
+    fn open_monitor(process: &mut Child, folder: &Path) -> Result<Conversation> {
+        let path = folder.join("qmp");
+        while !path.exists() {
+            if let Some(status) = process.try_wait()? {
+                bail!("it ended with {status}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut monitor = Conversation::open(&path)?;
+        monitor.line().context("no greeting from the monitor")?;
+        monitor.ask(&json!({"execute": "qmp_capabilities"}))?;
+        Ok(monitor)
+    }
+
+    /// Runs a command of QEMU's monitor.
+    pub fn qmp(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        self.monitor.send_request(&json!({"execute": command, "arguments": arguments}))?;
+        loop {
+            let mut reply = self.monitor.reply()?;
+            if reply.get("event").is_some() {
+                self.events.push_back(reply);
+            } else if let Some(result) = reply.get_mut("return") {
+                return Ok(result.take());
+            } else {
+                bail!("QEMU refuses {command}: {reply}");
+            }
+        }
+    }
+
+    /// Waits for an event of the monitor; other events until then are forgotten.
+    pub fn wait_for_event(&mut self, name: &str, limit: Duration) -> Result<Value> {
+        let deadline = Instant::now() + limit;
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                if event["event"] == name {
+                    return Ok(event);
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.monitor.line_within(left)? {
+                Some(line) => self.events.push_back(serde_json::from_slice(&line)?),
+                None => bail!("no event {name} within {} s", limit.as_secs()),
+            }
+        }
+    }
+
+    /// Whether the guest has switched itself off.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.process.try_wait()?.is_some())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The port that ours has: the one that a host gives a guest. QEMU's id, and the name in the guest.
+pub const OUR_PORT: (&str, &str) = ("ours", "org.qemu.guest_agent.0");
+/// The port of the original that ours is compared with.
+pub const ORIGINAL_PORT: (&str, &str) = ("original", "org.qemu.guest_agent.1");
+/// The port through which the tests look into the guest.
+pub const CONTROL_PORT: (&str, &str) = ("control", "qga.control");
+
+fn socket(id: &str, folder: &Path) -> String {
+    format!("socket,id={id},path={},server=on,wait=off", folder.join(id).display())
+}
+
+/// A command that is killed when this program dies, however it dies: a forgotten guest eats a processor.
+fn ends_with_us(program: &str) -> Command {
+    if progress::is_installed("setpriv") {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", program]);
+        command
+    } else {
+        Command::new(program)
+    }
+}

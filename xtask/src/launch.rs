@@ -16,6 +16,7 @@ const START: Duration = Duration::from_secs(30);
 /// A running agent. It ends, and its folder goes, when this value goes.
 pub struct Agent {
     process: Child,
+    spawned: Instant,
     folder: TempDir,
 }
 
@@ -24,7 +25,8 @@ impl Agent {
     pub fn spawn(program: &Path, options: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("qga-").tempdir().context("cannot make a folder for the agent")?;
         let errors = File::create(folder.path().join("stderr")).context("cannot create the agent's error log")?;
-        let process = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["-m", "unix-listen", "-p"])
             .arg(folder.path().join("socket"))
             .arg("-t")
@@ -36,10 +38,10 @@ impl Agent {
             .stdout(Stdio::null())
             .stderr(errors)
             // A configuration of the machine's own agent is not ours to follow.
-            .env("QGA_CONF", folder.path().join("no-configuration"))
-            .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { process, folder })
+            .env("QGA_CONF", folder.path().join("no-configuration"));
+        let spawned = Instant::now();
+        let process = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { process, spawned, folder })
     }
 
     /// Starts the agent and waits until it answers.
@@ -53,9 +55,9 @@ impl Agent {
     pub fn wait_for_first_answer(&mut self, interval: Duration) -> Result<Connection<UnixStream>> {
         let deadline = Instant::now() + START;
         loop {
-            if let Ok(stream) = UnixStream::connect(self.socket()) {
-                drop(stream);
-                break;
+            if let Ok(mut connection) = self.connect() {
+                connection.sync()?;
+                return Ok(connection);
             }
             if let Some(status) = self.process.try_wait().context("cannot ask after the agent")? {
                 bail!("the agent ended with {status} instead of starting: {}", self.errors());
@@ -65,9 +67,6 @@ impl Agent {
             }
             std::thread::sleep(interval);
         }
-        let mut connection = self.connect()?;
-        connection.sync()?;
-        Ok(connection)
     }
 
     /// Where it listens.
@@ -85,6 +84,11 @@ impl Agent {
         self.process.id()
     }
 
+    /// The time since its start.
+    pub fn age(&self) -> Duration {
+        self.spawned.elapsed()
+    }
+
     /// A new connection.
     pub fn connect(&self) -> Result<Connection<UnixStream>> {
         self.connect_with(Timeouts::default())
@@ -93,11 +97,6 @@ impl Agent {
     /// A new connection with other time-outs.
     pub fn connect_with(&self, timeouts: Timeouts) -> Result<Connection<UnixStream>> {
         Connection::unix_with(self.socket(), timeouts).context("cannot reach the agent")
-    }
-
-    /// Whether it still runs.
-    pub fn is_running(&mut self) -> bool {
-        matches!(self.process.try_wait(), Ok(None))
     }
 
     fn errors(&self) -> String {

@@ -7,6 +7,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod launch;
+mod lease;
 mod original;
 mod packages;
 mod style;
@@ -25,7 +26,12 @@ const COMMANDS: &[Command] = &[
     ("test", "[--no-vm] [--level NAME]...", "every proof, level by level, with one table at the end", test::main),
     ("vm", "[NAME]... [--shell] [--keep]", "the virtual machine level alone, or its cases by name", vm::main),
     ("bench", "[--quick] [--save] [--ours PATH]", "measures our agent beside the original in one run", bench::main),
-    ("fuzz", "[--seconds N] [TARGET]...", "feeds random input to the decoder, the arguments and both agents", fuzz::main),
+    (
+        "fuzz",
+        "[--seconds N] [TARGET]...",
+        "feeds random input to the decoder, the arguments and both agents",
+        fuzz::main,
+    ),
     ("build", "", "builds the agent as it is shipped, static, and prints where it is", build::main),
     ("docs-check", "", "checks that the links between the documents lead somewhere", test::check_links),
 ];
@@ -50,13 +56,11 @@ fn run(arguments: &[String]) -> Result<()> {
         print!("{}", help());
         return Ok(());
     }
-    match COMMANDS.iter().find(|command| command.0 == name) {
-        Some(command) => (command.3)(rest),
-        None => {
-            let known: Vec<&str> = COMMANDS.iter().map(|command| command.0).collect();
-            bail!("there is no command {name:?}; there are: {}", known.join(", "))
-        }
-    }
+    let Some(command) = COMMANDS.iter().find(|command| command.0 == name) else {
+        let known: Vec<&str> = COMMANDS.iter().map(|command| command.0).collect();
+        bail!("there is no command {name:?}; there are: {}", known.join(", "))
+    };
+    (command.3)(rest)
 }
 
 fn help() -> String {

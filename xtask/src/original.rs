@@ -22,7 +22,8 @@ pub fn original_agent() -> Result<PathBuf> {
     if level(&path).is_some_and(|level| level >= LEVEL) {
         return Ok(path);
     }
-    install().with_context(|| format!("the original agent ({PACKAGE} {}.{} or later) is not there", LEVEL.0, LEVEL.1))?;
+    install()
+        .with_context(|| format!("the original agent ({PACKAGE} {}.{} or later) is not there", LEVEL.0, LEVEL.1))?;
     match level(&path) {
         Some(level) if level >= LEVEL => Ok(path),
         Some((major, minor)) => bail!("{PACKAGE} is of level {major}.{minor}; {}.{} is needed", LEVEL.0, LEVEL.1),
@@ -73,18 +74,18 @@ fn backports_entry(text: &str, release: &str) -> Option<String> {
         {
             let keyring = line[..options].split([' ', '[', ']']).find_map(|option| option.strip_prefix("signed-by="));
             let signed_by = keyring.map_or(String::new(), |keyring| format!("Signed-By: {keyring}\n"));
-            return Some(format!("Types: deb\nURIs: {uri}\nSuites: {release}-backports\nComponents: main\n{signed_by}"));
+            return Some(format!(
+                "Types: deb\nURIs: {uri}\nSuites: {release}-backports\nComponents: main\n{signed_by}"
+            ));
         }
     }
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-    let is_suites = |line: &&str| line.strip_prefix("Suites:").is_some_and(|s| s.split_whitespace().any(|s| s == release));
-    let stanza = lines.split(|line| line.trim().is_empty()).find(|stanza| stanza.iter().any(|line| is_suites(&line)))?;
-    let mut entry = String::new();
-    for line in stanza {
-        entry.push_str(&if is_suites(&line) { format!("Suites: {release}-backports") } else { (*line).to_owned() });
-        entry.push('\n');
-    }
-    Some(entry)
+    let is_suites =
+        |line: &str| line.strip_prefix("Suites:").is_some_and(|s| s.split_whitespace().any(|s| s == release));
+    let stanza = lines.split(|line| line.trim().is_empty()).find(|stanza| stanza.iter().any(|line| is_suites(line)))?;
+    let backports = format!("Suites: {release}-backports");
+    let entry: Vec<&str> = stanza.iter().map(|line| if is_suites(line) { &backports } else { *line }).collect();
+    Some(entry.join("\n") + "\n")
 }
 
 /// The level that the program says it has.
@@ -102,7 +103,8 @@ mod tests {
     #[test]
     fn the_entry_is_derived_from_either_format() {
         let expected = "Types: deb\nURIs: http://a/d\nSuites: bookworm-backports\nComponents: main\nSigned-By: /k\n";
-        let lines = "# mine\ndeb http://s/d bookworm-security main\ndeb [arch=amd64 signed-by=/k] http://a/d bookworm main\n";
+        let lines =
+            "# mine\ndeb http://s/d bookworm-security main\ndeb [arch=amd64 signed-by=/k] http://a/d bookworm main\n";
         assert_eq!(backports_entry(lines, "bookworm").as_deref(), Some(expected));
         let stanzas = "Types: deb\nURIs: http://s/d\nSuites: bookworm-security\n\nTypes: deb\n# here\nURIs: http://a/d\n\
                        Suites: bookworm bookworm-updates\nComponents: main\nSigned-By: /k\n";

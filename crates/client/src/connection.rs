@@ -70,8 +70,10 @@ impl Connection<UnixStream> {
             stream.set_read_timeout(Some(silence))?;
             stream.set_write_timeout(Some(silence))
         };
-        set(&self.stream)
-            .map_err(|source| Error::Local { act: format!("set the time-out to {} s", silence.as_secs_f64()), source })?;
+        set(&self.stream).map_err(|source| Error::Local {
+            act: format!("set the time-out to {} s", silence.as_secs_f64()),
+            source,
+        })?;
         self.silence = Some(silence);
         Ok(())
     }

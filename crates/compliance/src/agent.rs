@@ -111,7 +111,8 @@ impl Agent {
     /// A new connection on which nothing has been said yet.
     pub fn connect_as_is(&self) -> Result<Connection, Failure> {
         let path = self.socket_path();
-        let stream = UnixStream::connect(&path).map_err(|error| format!("cannot connect to {}: {error}", path.display()))?;
+        let stream =
+            UnixStream::connect(&path).map_err(|error| format!("cannot connect to {}: {error}", path.display()))?;
         Connection::new(stream)
     }
 

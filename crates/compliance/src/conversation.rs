@@ -17,16 +17,18 @@
 //! |---|---|
 //! | `== NAME` | a case begins. `$dir` is an empty directory of its own |
 //! | `needs a program: WHY` | not possible with an agent that runs already (small serial line, shared state): skipped there |
+//! | `needs a fresh agent: WHY` | the same, and the agent is started anew before and after |
 //! | `$ SCRIPT` | run by `sh` in `$dir`; must succeed |
 //! | `= TEXT` | what the script printed, line by line |
-//! | `-> BYTES` | sent as they are (see `escape.rs`); lines that follow each other are joined by newlines |
+//! | `-> BYTES`, `->> BYTES` | sent as they are (see `escape.rs`), with or without a newline; lines that follow each other are sent at once |
 //! | `guest-NAME A=JSON B=JSON` | a request |
 //! | `await-exit pid=$pid` | asks guest-exec-status until the program has ended; the last reply counts |
 //! | `<- ok JSON` | a success with this value (see `pattern.rs`) |
 //! | `<- error CLASS: TEXT`, `<- error CLASS ~ TEXT` | an error with this text, or with this in its text |
 //! | `<- line: TEXT`, `<- line ~ TEXT` | a reply with these characters on the wire |
 //! | `<- nothing` | no reply at all |
-//! | words before `ok`, `error`, `line` | `[original]`, `[ours]`: for this agent only; `sentinel`: 0xFF before it; `id JSON`: the echo; `many`; `N times` |
+//! | `[original]`, `[ours]` before a script or request | done with this agent only |
+//! | words before `ok`, `error`, `line` | `[original]`, `[ours]`: for this agent only; `sentinel`: 0xFF before it; `id JSON`: the echo; `many`; `N times`; `shorter than N bytes` |
 //!
 //! After the expected replies of a request nothing else may come. What is said must be complete, or be ended by
 //! `‹ff›`: the test asks for a synchronisation next.
@@ -41,8 +43,10 @@ use crate::subject::Kind;
 pub struct Case {
     /// A sentence.
     pub name: String,
-    /// Why it needs an agent started for it alone.
+    /// Why it is not for an agent that runs already.
     pub needs_program: Option<String>,
+    /// Whether the agent is started anew before and after.
+    pub needs_fresh_agent: bool,
     /// What happens.
     pub steps: Vec<Step>,
 }
@@ -52,6 +56,8 @@ pub struct Case {
 pub struct Step {
     /// Where in the text it stands, from 1.
     pub line_number: usize,
+    /// The agent it is done with; both if nothing is said.
+    pub only: Option<Kind>,
     /// What is done.
     pub action: Action,
     /// What must come of it. Not used by scripts.
@@ -76,7 +82,9 @@ impl Case {
     #[must_use]
     pub fn seen_by(&self, kind: Kind) -> Self {
         let mut seen = self.clone();
+        seen.steps.retain(|step| step.only.is_none_or(|only| only == kind));
         for step in &mut seen.steps {
+            step.only = None;
             step.expected.retain(|expectation| expectation.only.is_none_or(|only| only == kind));
             for expectation in &mut step.expected {
                 expectation.only = None;
@@ -88,7 +96,8 @@ impl Case {
     /// Whether the case expects something else of ours than of the original.
     #[must_use]
     pub fn deviates(&self) -> bool {
-        self.steps.iter().flat_map(|step| &step.expected).any(|expectation| expectation.only.is_some())
+        let differs_by_reply = |step: &Step| step.expected.iter().any(|expectation| expectation.only.is_some());
+        self.steps.iter().any(|step| step.only.is_some() || differs_by_reply(step))
     }
 }
 
@@ -110,12 +119,20 @@ pub fn parse(table: &str, text: &str) -> Vec<Case> {
             if cases.iter().any(|case| case.name == name) {
                 complain("this name is there twice");
             }
-            cases.push(Case { name: name.to_owned(), needs_program: None, steps: Vec::new() });
+            cases.push(Case {
+                name: name.to_owned(),
+                needs_program: None,
+                needs_fresh_agent: false,
+                steps: Vec::new(),
+            });
             continue;
         }
         let Some(case) = cases.last_mut() else { complain("a case begins with `== NAME`") };
         if let Some(reason) = line.strip_prefix("needs a program: ") {
             case.needs_program = Some(reason.to_owned());
+        } else if let Some(reason) = line.strip_prefix("needs a fresh agent: ") {
+            case.needs_program = Some(reason.to_owned());
+            case.needs_fresh_agent = true;
         } else if let Some(printed) = line.strip_prefix("= ") {
             let Some(Step { action: Action::Script(_, output), .. }) = case.steps.last_mut() else {
                 complain("`=` follows a script");
@@ -134,16 +151,16 @@ pub fn parse(table: &str, text: &str) -> Vec<Case> {
             }
         } else {
             let previous = case.steps.last_mut().filter(|step| step.expected.is_empty());
-            match (line.strip_prefix("-> "), previous) {
-                (Some(bytes), Some(Step { action: Action::Send(sent), .. })) => {
-                    sent.push('\n');
-                    sent.push_str(bytes);
-                }
-                _ => match action(line) {
-                    Some(action) => case.steps.push(Step { line_number, action, expected: Vec::new() }),
-                    None => complain("not a line of a case"),
-                },
+            if let (Some(bytes), Some(Step { action: Action::Send(sent), .. })) = (sent_bytes(line), previous) {
+                sent.push_str(&bytes);
+                continue;
             }
+            let (only, words) = match line.strip_prefix("[original] ") {
+                Some(words) => (Some(Kind::Original), words),
+                None => line.strip_prefix("[ours] ").map_or((None, line), |words| (Some(Kind::Ours), words)),
+            };
+            let Some(action) = action(words) else { complain("not a line of a case") };
+            case.steps.push(Step { line_number, only, action, expected: Vec::new() });
         }
     }
     cases
@@ -166,8 +183,8 @@ fn action(line: &str) -> Option<Action> {
     if let Some(script) = line.strip_prefix("$ ") {
         return Some(Action::Script(script.to_owned(), None));
     }
-    if let Some(bytes) = line.strip_prefix("-> ") {
-        return Some(Action::Send(bytes.to_owned()));
+    if let Some(bytes) = sent_bytes(line) {
+        return Some(Action::Send(bytes));
     }
     let (command, arguments) = line.split_once(' ').unwrap_or((line, ""));
     match command {
@@ -177,10 +194,23 @@ fn action(line: &str) -> Option<Action> {
     }
 }
 
+fn sent_bytes(line: &str) -> Option<String> {
+    match line.strip_prefix("->> ") {
+        Some(bytes) => Some(bytes.to_owned()),
+        None => line.strip_prefix("-> ").map(|bytes| format!("{bytes}\n")),
+    }
+}
+
 /// Reads what stands behind `<- `; nothing for `nothing`.
 fn expectation(text: &str) -> Result<Option<Expectation>, String> {
-    let mut expectation =
-        Expectation { only: None, sentinel: false, id: None, repeat: Repeat::Times(1), content: Content::Return(Value::Null) };
+    let mut expectation = Expectation {
+        only: None,
+        sentinel: false,
+        id: None,
+        shorter_than_bytes: None,
+        repeat: Repeat::Times(1),
+        content: Content::Return(Value::Null),
+    };
     let mut rest = text;
     loop {
         let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -206,6 +236,13 @@ fn expectation(text: &str) -> Result<Option<Expectation>, String> {
                 expectation.content = Content::Error(class, text?);
             }
             "line:" | "line" => expectation.content = Content::Line(leading_word(rest).1?),
+            "shorter" => {
+                let limit = after.strip_prefix("than ").and_then(|after| after.split_once(" bytes "));
+                let (limit, behind) = limit.ok_or("`shorter than N bytes`")?;
+                expectation.shorter_than_bytes = Some(limit.parse().map_err(|_| "no number behind `shorter than`")?);
+                rest = behind;
+                continue;
+            }
             number if after.starts_with("times ") => {
                 expectation.repeat = Repeat::Times(number.parse().map_err(|_| "no number before `times`")?);
                 rest = &after["times ".len()..];

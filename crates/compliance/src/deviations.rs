@@ -14,8 +14,8 @@ use crate::subject::Kind;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deviation {
-    /// The case's name.
-    pub case: String,
+    /// The names of the cases that show it.
+    pub cases: Vec<String>,
     /// What ours does.
     pub ours: String,
     /// Why that is better for the user and harmless for clients.
@@ -39,9 +39,12 @@ pub fn listed() -> BTreeMap<String, Deviation> {
     let list: List = toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut by_case = BTreeMap::new();
     for entry in list.deviation {
-        let case = entry.case.clone();
-        assert!(!entry.ours.is_empty() && !entry.reason.is_empty(), "deviations.toml: say more about `{case}`");
-        assert!(by_case.insert(case.clone(), entry).is_none(), "deviations.toml: `{case}` is there twice");
+        let texts_are_there = ![entry.ours.as_str(), entry.reason.as_str()].contains(&"");
+        assert!(texts_are_there && !entry.cases.is_empty(), "deviations.toml: say more in {entry:?}");
+        for case in &entry.cases {
+            let earlier = by_case.insert(case.clone(), entry.clone());
+            assert!(earlier.is_none(), "deviations.toml: `{case}` is there twice");
+        }
     }
     by_case
 }

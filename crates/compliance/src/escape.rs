@@ -66,8 +66,7 @@ fn each_piece(text: &str, mut take: impl FnMut(Piece<'_>)) {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('‹') {
         take(Piece::Text(before));
-        let (inside, after) =
-            after.split_once('›').unwrap_or_else(|| panic!("`‹` without `›` in this case: {text}"));
+        let (inside, after) = after.split_once('›').unwrap_or_else(|| panic!("`‹` without `›` in this case: {text}"));
         take(special(inside).unwrap_or_else(|| panic!("`‹{inside}›` means nothing in this case: {text}")));
         rest = after;
     }

@@ -94,6 +94,8 @@ pub struct Expectation {
     pub sentinel: bool,
     /// The echoed id (a pattern); nothing means that there must be none.
     pub id: Option<Value>,
+    /// How long the line must not be.
+    pub shorter_than_bytes: Option<usize>,
     /// How often.
     pub repeat: Repeat,
     /// What.
@@ -104,7 +106,12 @@ impl Expectation {
     /// Whether the reply is the expected one. Returns what another agent's reply must be equal to.
     pub fn check(&self, reply: &Received, variables: &mut Variables) -> Result<Value, Failure> {
         if reply.sentinel != self.sentinel {
-            return Err(if self.sentinel { "the byte 0xFF is missing before it" } else { "a byte 0xFF before it" }.into());
+            return Err(
+                if self.sentinel { "the byte 0xFF is missing before it" } else { "a byte 0xFF before it" }.into()
+            );
+        }
+        if let Some(limit) = self.shorter_than_bytes.filter(|limit| reply.line.len() >= *limit) {
+            return Err(format!("{} bytes; expected less than {limit}", reply.line.len()));
         }
         if let Content::Line(text) = &self.content {
             check_text(text, &String::from_utf8_lossy(&reply.line), variables)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
@@ -13,7 +14,7 @@ use crate::escape::{Variables, to_bytes, to_text};
 use crate::expectation::{Expectation, Received, Repeat};
 use crate::pattern::shorten_text;
 use crate::place;
-use crate::subject::Subject;
+use crate::subject::{Kind, Subject};
 use crate::tally::{Failure, Tally};
 
 /// Runs all cases of `cases/TABLE.txt`, each whatever became of the others.
@@ -66,7 +67,8 @@ fn compare(case: &Case, answers: &[Value], others: &[Value]) -> Result<(), Failu
         return Ok(());
     }
     let differing = answers.iter().zip(others).find(|(answer, other)| answer != other);
-    let (answer, other) = differing.map_or((json!(answers.len()), json!(others.len())), |(a, b)| (a.clone(), b.clone()));
+    let (answer, other) =
+        differing.map_or((json!(answers.len()), json!(others.len())), |(a, b)| (a.clone(), b.clone()));
     let (answer, other) = (shorten_text(&answer.to_string()), shorten_text(&other.to_string()));
     Err(format!("the two agents differ\nagent under test: {answer}\npeer:             {other}"))
 }
@@ -90,12 +92,18 @@ impl Host {
         let kind = self.agent.kind();
         if case.deviates() {
             assert!(
-                case.seen_by(crate::Kind::Original) != case.seen_by(crate::Kind::Ours),
+                case.seen_by(Kind::Original) != case.seen_by(Kind::Ours),
                 "`{}` expects the same of both: it deviates no more",
                 case.name
             );
         }
+        if case.needs_fresh_agent {
+            self.begin_anew()?;
+        }
         let outcome = self.converse(table, &case.seen_by(kind));
+        if case.needs_fresh_agent {
+            self.begin_anew()?;
+        }
         if outcome.is_err() {
             // The next case begins on a connection that knows nothing of this one.
             self.connection = None;
@@ -104,6 +112,11 @@ impl Host {
             None => failure,
             Some(status) => format!("{failure}\nthe agent ended ({status}); it said: {}", self.agent.output()),
         })
+    }
+
+    fn begin_anew(&mut self) -> Result<(), Failure> {
+        self.connection = None;
+        self.agent.restart(Signal::TERM)
     }
 
     fn converse(&mut self, table: &str, case: &Case) -> Result<Vec<Value>, Failure> {

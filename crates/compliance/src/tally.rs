@@ -69,9 +69,8 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        if !self.finished && !std::thread::panicking() {
-            panic!("the table {} was not finished: its failures would be lost", self.table);
-        }
+        let failures_are_told = self.finished || std::thread::panicking();
+        assert!(failures_are_told, "the table {} was not finished: its failures would be lost", self.table);
     }
 }
 

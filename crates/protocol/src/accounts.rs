@@ -49,7 +49,8 @@ command! {
 object! {
     /// What `guest-ssh-get-authorized-keys` returns.
     pub struct AuthorizedKeys as "GuestAuthorizedKeys" {
-        /// The lines of the file without blanks around them, the last line first; empty lines and comments are left out.
+        /// The lines of the file without blanks around them, the last line first; empty lines and comments are left
+        /// out.
         keys: Vec<String>,
     }
 }
@@ -78,8 +79,8 @@ command! {
     "guest-ssh-remove-authorized-keys", since "5.2", reply Nothing, rules { exclusive: true },
     /// Removes public keys from those that may log in as a user by SSH; file as in `guest-ssh-get-authorized-keys`.
     ///
-    /// Every line that equals a key, byte for byte, is removed; other lines stay as they are. A key that is not there is
-    /// no error, nor is a missing file, except on Windows.
+    /// Every line that equals a key, byte for byte, is removed; other lines stay as they are. A key that is not there
+    /// is no error, nor is a missing file, except on Windows.
     ///
     /// Errors: an unknown user; a key that contains a newline or starts with `#`; a file that cannot be written.
     pub struct RemoveAuthorizedKeys {

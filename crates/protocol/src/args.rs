@@ -186,7 +186,7 @@ impl<'de> Deserializer<'de> for Parameter<'de, '_> {
         if self.value.kind() != Kind::List {
             return Err(self.expected("array"));
         }
-        visitor.visit_seq(Elements { elements: self.value.elements(), index: 0, path: self.path })
+        visitor.visit_seq(Elements { values: self.value.elements(), index: 0, path: self.path })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -247,7 +247,7 @@ impl<'de> VariantAccess<'de> for Word<'_> {
 }
 
 struct Elements<'p, I> {
-    elements: I,
+    values: I,
     index: usize,
     path: &'p Path<'p>,
 }
@@ -256,7 +256,7 @@ impl<'de, I: Iterator<Item = Value<'de>>> SeqAccess<'de> for Elements<'_, I> {
     type Error = Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        let Some(value) = self.elements.next() else { return Ok(None) };
+        let Some(value) = self.values.next() else { return Ok(None) };
         let path = Path::Element(self.path, self.index);
         self.index += 1;
         seed.deserialize(Parameter { value, path: &path }).map(Some)
@@ -329,8 +329,11 @@ impl<'de> Deserializer<'de> for Absent<'_> {
 pub struct Branches<T> {
     integer: Option<fn(i64) -> T>,
     boolean: Option<fn(bool) -> T>,
-    name: Option<(&'static [&'static str], fn(usize) -> T)>,
+    name: Option<Names<T>>,
 }
+
+/// The names of an alternate's branch, and what makes the value of a name's index.
+type Names<T> = (&'static [&'static str], fn(usize) -> T);
 
 impl<T> Default for Branches<T> {
     fn default() -> Self {

@@ -52,8 +52,15 @@ impl std::fmt::Display for Base64Error {
 impl std::error::Error for Base64Error {}
 
 /// Base64 text inside a message, not decoded yet: a slice of the message, however large.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Base64Text<'a>(Cow<'a, str>);
+
+/// The length alone: the text may be a password.
+impl std::fmt::Debug for Base64Text<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Base64Text({} characters)", self.0.len())
+    }
+}
 
 impl Wire for Base64Text<'_> {
     const TYPE: Type = Type::Base64;

@@ -1,7 +1,7 @@
 //! What a command is: its name, its arguments, its reply and the rules that hold for it.
 //!
 //! The protocol has one list of commands, kept family by family (`session.rs`, `file.rs`, ...). A command is a Rust
-//! struct whose fields are its arguments; [`command!`](crate::command) writes the struct, its [`Command`] impl and the
+//! struct whose fields are its arguments; [`command!`](macro@crate::command) writes the struct, its [`Command`] impl and the
 //! description ([`Info`]) that dispatch, `guest-info`, help, manual and completions are made from. So nothing about a
 //! command is written twice.
 //!

@@ -1,6 +1,7 @@
 //! The guest's devices and their drivers: `guest-get-devices`, on Windows alone.
 //!
-//! It answers which version of the virtio drivers a guest has. Disks are in `storage.rs`, network cards in `network.rs`.
+//! It answers which version of the virtio drivers a guest has. Disks are in `storage.rs`, network cards in
+//! `network.rs`.
 
 use serde::{Deserialize, Serialize};
 

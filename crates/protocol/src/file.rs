@@ -172,3 +172,36 @@ command! {
         handle: i64,
     }
 }
+
+/// Writes the reply of [`Read`] piece by piece, for data that should not exist whole in memory.
+///
+/// ```
+/// use qga_protocol::file::ReadReply;
+/// let mut result = Vec::new();
+/// ReadReply::begin(&mut result);
+/// ReadReply::data(&mut result, b"abc");
+/// ReadReply::data(&mut result, b"d");
+/// ReadReply::end(&mut result, 4, true);
+/// assert_eq!(result, br#"{"buf-b64": "YWJjZA==", "count": 4, "eof": true}"#);
+/// ```
+#[derive(Debug)]
+pub struct ReadReply;
+
+impl ReadReply {
+    /// What comes before the data.
+    pub fn begin(line: &mut Vec<u8>) {
+        line.extend_from_slice(b"{\"buf-b64\": \"");
+    }
+
+    /// Some of the data. The length of all pieces but the last must be a multiple of three.
+    pub fn data(line: &mut Vec<u8>, data: &[u8]) {
+        let start = line.len();
+        line.resize(start + data.len().div_ceil(3) * 4, 0);
+        let _encoded = base64_simd::STANDARD.encode(data, base64_simd::Out::from_slice(&mut line[start..]));
+    }
+
+    /// What comes after the data: how many bytes it was, and whether the end of the file was met.
+    pub fn end(line: &mut Vec<u8>, count: usize, eof: bool) {
+        line.extend_from_slice(format!("\", \"count\": {count}, \"eof\": {eof}}}").as_bytes());
+    }
+}

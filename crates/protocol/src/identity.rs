@@ -63,7 +63,7 @@ command! {
 object! {
     /// What `guest-get-host-name` returns.
     pub struct HostName as "GuestHostName" {
-        /// The name; may be empty. On Windows the NetBIOS name of at most 15 characters.
+        /// The name; may be empty. On Windows the short name of at most 15 characters.
         host_name: String,
     }
 }

@@ -1,6 +1,6 @@
 //! The QEMU guest agent protocol (QGA): everything that can be said, as types, and the way it is written on the wire.
 //!
-//! * [`command`] says what a command is; the family modules ([`session`], [`file`], [`exec`], ...) list all of them with
+//! * [`mod@command`] says what a command is; the family modules ([`session`], [`mod@file`], [`exec`], ...) list all of them with
 //!   their arguments, replies and documentation. [`FAMILIES`] is the one list that dispatch, `guest-info`, help and
 //!   manual are made from.
 //! * [`stream::Decoder`] turns bytes into [`message::Request`]s, in the dialect and with the limits of the original.
@@ -17,7 +17,7 @@
 //! let Some(Event::Request(request)) = decoder.next(&mut bytes) else { panic!("one whole request") };
 //! assert_eq!(request.name(), "guest-sync");
 //! let sync: qga_protocol::session::Sync = request.arguments().unwrap();
-//! let reply = Reply::success(&sync.id, request.id());
+//! let reply = Reply::success(&sync.id, request.id().as_ref());
 //! assert_eq!(reply.as_bytes(), b"{\"return\": 7, \"id\": \"a\"}\n");
 //! ```
 

@@ -72,7 +72,7 @@ impl Refusal {
     /// The reply to send.
     #[must_use]
     pub fn reply(&self) -> Reply {
-        Reply::error(ErrorClass::GenericError, &self.desc, self.id.clone())
+        Reply::error(ErrorClass::GenericError, &self.desc, self.id.as_ref())
     }
 }
 
@@ -104,7 +104,7 @@ impl Request {
             }
         }
         match (execute, wrong) {
-            (Some(execute), None) => Ok(Self { execute, arguments, id, text }),
+            (Some(execute), None) => Ok(Self { text, execute, arguments, id }),
             (_, wrong) => {
                 let desc = wrong.unwrap_or_else(|| "QMP input lacks member 'execute'".to_owned());
                 let id = id.map(|id| Id(encode::echo(Value::new(&text[id]))));
@@ -159,21 +159,21 @@ pub struct Reply(Vec<u8>);
 impl Reply {
     /// The result of a command.
     #[must_use]
-    pub fn success<T: Serialize + ?Sized>(result: &T, id: Option<Id>) -> Self {
+    pub fn success<T: Serialize + ?Sized>(result: &T, id: Option<&Id>) -> Self {
         let mut line = Vec::with_capacity(64);
         begin(&mut line);
         encode::append(&mut line, result);
-        end(&mut line, id.as_ref());
+        end(&mut line, id);
         Self(line)
     }
 
     /// The failure of a command. `desc` is any text.
     #[must_use]
-    pub fn error(class: ErrorClass, desc: &str, id: Option<Id>) -> Self {
+    pub fn error(class: ErrorClass, desc: &str, id: Option<&Id>) -> Self {
         let mut line = b"{".to_vec();
         if let Some(Id(id)) = id {
             line.extend_from_slice(b"\"id\": ");
-            line.extend_from_slice(&id);
+            line.extend_from_slice(id);
             line.extend_from_slice(b", ");
         }
         line.extend_from_slice(b"\"error\": ");

@@ -30,7 +30,8 @@ command! {
 command! {
     "guest-suspend-disk", since "1.1", reply Nothing,
     rules { success_response: false, exclusive: true, platforms: Platforms::NOT_BSD },
-    /// Saves the guest's memory to its disk and turns the machine off (ACPI S4, hibernation). A success is not answered.
+    /// Saves the guest's memory to its disk and turns the machine off: hibernation, ACPI's S4. A success is not
+    /// answered.
     ///
     /// The guest needs swap space, or a hibernation file, for its memory, and resumes at its next start.
     ///
@@ -41,7 +42,7 @@ command! {
 command! {
     "guest-suspend-ram", since "1.1", reply Nothing,
     rules { success_response: false, exclusive: true, platforms: Platforms::NOT_BSD },
-    /// Suspends the guest to memory (ACPI S3, sleep). A success is not answered.
+    /// Suspends the guest to memory: sleep, ACPI's S3. A success is not answered.
     ///
     /// The host wakes it (`system_wakeup` in QEMU's monitor). Whether it can should be known before: a guest that
     /// cannot be woken has to be reset.

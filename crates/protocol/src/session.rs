@@ -1,7 +1,8 @@
 //! Being heard, and knowing who answers: `guest-sync`, `guest-sync-delimited`, `guest-ping`, `guest-info`.
 //!
-//! A channel outlives its clients, so a client may find the rest of its predecessor's conversation on it. It starts with
-//! a sync of its own making and drops what comes before that reply. These four are served at any time, frozen or not.
+//! A channel outlives its clients, so a client may find the rest of its predecessor's conversation on it. It starts
+//! with a sync of its own making and drops what comes before that reply. These four are served at any time, frozen
+//! or not.
 //!
 //! The family leaves out how bytes become messages: `stream.rs` decodes and encodes, and sends the sentinel byte.
 
@@ -96,7 +97,10 @@ mod tests {
                 success_response: false,
             }],
         };
-        let text = r#"{"version":"10.2.0","supported_commands":[{"name":"guest-shutdown","enabled":true,"success-response":false}]}"#;
+        let text = concat!(
+            r#"{"version":"10.2.0","supported_commands":["#,
+            r#"{"name":"guest-shutdown","enabled":true,"success-response":false}]}"#,
+        );
         assert_eq!(serde_json::to_string(&info).unwrap(), text);
         assert_eq!(serde_json::from_str::<AgentInfo>(text).unwrap(), info);
     }

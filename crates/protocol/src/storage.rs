@@ -1,8 +1,8 @@
 //! Disks, the file systems on them, and giving free space back: `guest-fstrim`, `guest-get-fsinfo`, `guest-get-disks`,
 //! `guest-get-diskstats`.
 //!
-//! The family leaves out freezing, which is in `fsfreeze.rs`, and the content of files, which is in `file.rs`. It mounts
-//! nothing and changes no file.
+//! The family leaves out freezing, which is in `fsfreeze.rs`, and the content of files, which is in `file.rs`. It
+//! mounts nothing and changes no file.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,13 +17,13 @@ command! {
     "guest-fstrim", since "1.2", reply TrimReport, rules { exclusive: true, platforms: Platforms::NOT_BSD },
     /// Tells the disks which blocks the mounted file systems do not use, so that the host can reclaim them.
     ///
-    /// On Linux it covers the file systems that `guest-get-fsinfo` lists; on Windows the fixed volumes. It can take long.
-    /// A file system that fails does not end it, nor is it an error of the command.
+    /// On Linux it covers the file systems that `guest-get-fsinfo` lists; on Windows the fixed volumes. It can take
+    /// long. A file system that fails does not end it, nor is it an error of the command.
     ///
     /// Errors: file systems that cannot be listed.
     pub struct Trim {
-        /// The shortest run of free bytes to discard; 0, which is every one, if absent. File systems round it up to their
-        /// block size. Ignored on Windows.
+        /// The shortest run of free bytes to discard; 0, which is every one, if absent. A file system may raise it to
+        /// its block size, or refuse one that is too large. Ignored on Windows.
         #[serde(skip_serializing_if = "Option::is_none")]
         minimum: Option<i64>,
     }
@@ -193,8 +193,8 @@ command! {
     "guest-get-disks", since "5.2", reply Vec<DiskInfo>, rules { platforms: Platforms::NOT_BSD },
     /// Lists the disks and, on Linux, their partitions and what is built upon them, mounted or not.
     ///
-    /// The order means nothing, but partitions stand directly before their disk. Disks of size 0, such as an empty drive
-    /// or an unused loop device, are left out.
+    /// The order means nothing, but partitions stand directly before their disk. Disks of size 0, such as an empty
+    /// drive or an unused loop device, are left out.
     ///
     /// Errors: disks that cannot be listed.
     pub struct GetDisks {}
@@ -217,7 +217,7 @@ object! {
         /// Another name, which for a device mapper's device is the mapper's: `vg0-home`.
         #[serde(skip_serializing_if = "Option::is_none")]
         alias: Option<String>,
-        /// What the disk says of its health (since 7.1); NVMe disks on Linux alone.
+        /// What the disk says of its health (since 7.1); NVM Express disks on Linux alone.
         #[serde(skip_serializing_if = "Option::is_none")]
         smart: Option<DiskSmart>,
     }
@@ -228,7 +228,7 @@ object! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum DiskSmart {
-    /// `nvme`: the SMART log page of an NVMe disk. Other bus types have none.
+    /// `nvme`: the SMART log page of an NVM Express disk. Other bus types have none.
     Nvme(NvmeSmart),
 }
 
@@ -237,10 +237,11 @@ impl Wire for DiskSmart {
 }
 
 object! {
-    /// The SMART log page of an NVMe disk (since 7.1), as the NVM Express specification describes it. Counters have 128
+    /// The SMART log page of an NVM Express disk (since 7.1), as its specification describes it. Counters have 128
     /// bits: `-lo` is the lower half, `-hi` the upper.
     pub struct NvmeSmart as "GuestNVMeSmart" {
-        /// Warnings, a bit each: 1 spare space low, 2 temperature, 4 reliability, 8 read-only, 16 volatile memory backup.
+        /// Warnings, a bit each: 1 spare space low, 2 temperature, 4 reliability, 8 read-only, 16 backup of volatile
+        /// memory.
         critical_warning: i64,
         /// The temperature in kelvin.
         temperature: i64,

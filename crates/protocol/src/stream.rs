@@ -122,7 +122,7 @@ fn ends_recovery(byte: u8) -> bool {
 /// How much of a string goes on without a byte that needs a look: a quote, a backslash, a control character, a reset.
 fn plain_prefix(bytes: &[u8], quote: u8) -> usize {
     const STRIDE: usize = 32;
-    let stops = |byte: u8| byte == quote || byte == b'\\' || byte < 0x20 || byte >= 0xFE;
+    let stops = |byte: u8| byte == quote || byte == b'\\' || !(0x20..0xFE).contains(&byte);
     let mut length = 0;
     for chunk in bytes.chunks_exact(STRIDE) {
         // Without a branch in the loop, so that the compiler makes vector instructions of it.
@@ -136,6 +136,9 @@ fn plain_prefix(bytes: &[u8], quote: u8) -> usize {
 
 impl Decoder {
     /// A decoder with limits of its own.
+    ///
+    /// # Panics
+    /// If the limit of depth is above [`Limits::DEPTH_MAX`].
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         assert!(limits.depth <= Limits::DEPTH_MAX, "nesting deeper than {} cannot be followed", Limits::DEPTH_MAX);

@@ -145,9 +145,10 @@ proptest! {
                 let members: Vec<_> = request.argument_values().members().collect();
                 prop_assert_eq!(members.len(), 2);
                 for (name, value) in members {
-                    match &*name {
-                        "text" => prop_assert_eq!(value.as_text().unwrap(), &*text),
-                        _ => prop_assert_eq!(value.elements().next().unwrap().as_i64(), Some(number)),
+                    if name == "text" {
+                        prop_assert_eq!(value.as_text().unwrap(), &*text);
+                    } else {
+                        prop_assert_eq!(value.elements().next().unwrap().as_i64(), Some(number));
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Looks at a message's text in place: a [`Value`] is a piece of text that [`crate::syntax`] has found good.
+//! Looks at a message's text in place: a [`Value`] is a piece of a message that has been found good.
 //!
 //! Nothing is copied but strings with escapes; a 60 MB argument is a slice of the message that brought it.
 
@@ -34,7 +34,8 @@ impl<'a> Value<'a> {
     }
 
     /// The text as it was sent, blanks left out.
-    pub(crate) fn text(self) -> &'a [u8] {
+    #[must_use]
+    pub fn text(self) -> &'a [u8] {
         self.text
     }
 

@@ -1,1 +1,14 @@
-//! stub
+//! System calls with safe signatures. This is the only crate of the project that may say `unsafe`.
+//!
+//! Each function does one thing and decides nothing; what to do, when and whether is the agent's business. What rustix
+//! offers is not wrapped here again.
+
+pub mod allocator;
+#[cfg(unix)]
+pub mod daemon;
+#[cfg(unix)]
+pub mod descriptor;
+#[cfg(target_os = "linux")]
+pub mod lease;
+#[cfg(unix)]
+pub mod spawn;

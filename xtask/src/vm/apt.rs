@@ -6,6 +6,7 @@
 
 use super::Skipped;
 use super::progress;
+use crate::packages;
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,38 +85,20 @@ impl Archive {
 
     fn sources(&self) -> String {
         let signed_by = self.signed_by.as_ref().map_or(String::new(), |keyring| format!("Signed-By: {keyring}\n"));
-        let entry = |suite: &str| {
-            format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}\n", self.uri)
-        };
+        let entry =
+            |suite: &str| format!("Types: deb\nURIs: {}\nSuites: {suite}\nComponents: main\n{signed_by}\n", self.uri);
         entry(&self.release) + &entry(&format!("{}-backports", self.release))
     }
 }
 
 /// Installs what is missing of `wanted` (program, package) on the host; says why it cannot.
-pub fn install_on_host(wanted: &[(&str, &str)], log: &Path) -> Result<()> {
-    let missing: Vec<&str> =
-        wanted.iter().filter(|(program, _)| !progress::is_installed(program)).map(|(_, package)| *package).collect();
+pub fn install_on_host(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing = wanted.iter().filter(|(program, _)| !packages::is_installed(program));
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let names = missing.join(" ");
-    if !progress::is_installed("apt-get") {
-        return Err(Skipped::because(&format!("{names} not installed, and there is no apt-get to do it")));
-    }
-    if !rustix::process::geteuid().is_root() {
-        return Err(Skipped::because(&format!("{names} not installed, and only root can: apt-get install {names}")));
-    }
-    let apt_get = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q").args(arguments);
-        command
-    };
-    progress::run("reading the package lists", &mut apt_get(&["update"]), log)
-        .and_then(|()| {
-            let mut install = apt_get(&["install", "-y", "--no-install-recommends"]);
-            progress::run(&format!("installing {names}"), install.args(&missing), log)
-        })
-        .map_err(|error| Skipped::because(&format!("cannot install {names}: {error:#}")))
+    packages::install(&missing, None).map_err(|error| Skipped::because(&format!("{error:#}")))
 }
 
 /// apt with lists and sources of its own in a folder: the host's configuration stays untouched.
@@ -197,11 +180,7 @@ mod tests {
     use super::Archive;
 
     fn check(text: &str, uri: &str, signed_by: Option<&str>) {
-        let expected = Archive {
-            uri: uri.into(),
-            release: "bookworm".into(),
-            signed_by: signed_by.map(Into::into),
-        };
+        let expected = Archive { uri: uri.into(), release: "bookworm".into(), signed_by: signed_by.map(Into::into) };
         assert_eq!(Archive::parse(text, "bookworm"), Some(expected));
     }
 

@@ -136,10 +136,7 @@ impl Guest {
 
     /// Runs a script in the guest as root, however it ends.
     pub fn shell_result(&mut self, script: &str) -> Result<ScriptResult> {
-        let control = match &mut self.control {
-            Some(control) => control,
-            None => bail!("the guest cannot be controlled"),
-        };
+        let Some(control) = &mut self.control else { bail!("the guest cannot be controlled") };
         let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
         let pid = control.call("guest-exec", &arguments)?["pid"].clone();
         let deadline = Instant::now() + BOOT_PATIENCE;
@@ -201,7 +198,7 @@ impl Guest {
 
     /// Calls `probe` until it returns something; an error of the last try is the reason that is told.
     pub fn wait_until<T>(&mut self, what: &str, mut probe: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
-        let deadline = Instant::now() + BOOT_PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let outcome = probe(self);
             match outcome {
@@ -225,19 +222,9 @@ impl Guest {
 
     /// Runs `restart`, which must make the guest boot anew, and waits until it can be controlled again.
     pub fn reboot(&mut self, restart: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
-        let before = self.shell(BOOT_ID)?;
         restart(self)?;
-        let deadline = Instant::now() + BOOT_PATIENCE;
-        loop {
-            self.connect_control()?;
-            // The agent of the ending system may still answer for a while, and then fall silent.
-            match self.shell(BOOT_ID) {
-                Ok(now) if now != before => return Ok(()),
-                _ => ensure!(Instant::now() < deadline, "the guest does not start anew"),
-            }
-            std::thread::sleep(Duration::from_millis(500));
-        }
+        self.machine.wait_for_event("RESET", BOOT_PATIENCE)?;
+        self.connect_control()
     }
 
     /// The end of what the guest printed on its console.
@@ -248,14 +235,26 @@ impl Guest {
     /// What is known about a guest in which something went wrong.
     pub fn evidence(&mut self) -> String {
         let script = format!(
-            "systemctl status --no-pager --lines 15 {OUR_UNIT} original-agent 2>&1; dmesg | tail -5; \
-             ls -l /dev/virtio-ports"
+            "systemctl status --no-pager --lines 8 {OUR_UNIT} 2>&1
+             systemctl status --no-pager --lines 2 original-agent | head -3
+             ls -l /dev/virtio-ports
+             dmesg --level err,warn | tail -5"
         );
         let state = match self.shell_result(&script) {
             Ok(result) => result.stdout,
             Err(error) => format!("{error:#}\n"),
         };
-        format!("-- units --\n{state}{}", self.console_tail(10))
+        format!("-- units --\n{state}{}", self.console_tail(5))
+    }
+
+    /// Tries to bring our agent back after a failed case, so that the next one has a chance.
+    pub fn repair(&mut self) {
+        // Refused while it is plugged.
+        let _ = self.machine.qmp("device_add", &our_port());
+        let script = format!("udevadm trigger --action=add -s virtio-ports; systemctl restart {OUR_UNIT}");
+        if let Err(error) = self.connect_control().and_then(|()| self.shell(&script)) {
+            self.note(format!("could not bring our agent back: {error:#}"));
+        }
     }
 
     fn connect_control(&mut self) -> Result<()> {
@@ -290,7 +289,7 @@ fn install_our_agent(program: &Path, root: &Path) -> Result<()> {
     };
     copy(program, "usr/sbin/qemu-ga", 0o755)?;
     for (from, to) in OUR_FILES {
-        copy(&super::repository().join(from), to, 0o644)?;
+        copy(&crate::build::workspace().join(from), to, 0o644)?;
     }
     Ok(())
 }

@@ -19,8 +19,25 @@ use std::time::SystemTime;
 /// Everything in the guest beyond the smallest Debian. File systems and volume tools are there for the commands that
 /// describe disks; the libraries are the original agent's.
 const PACKAGES: &[&str] = &[
-    "systemd-sysv", "udev", "dbus", "kmod", "iproute2", "procps", "passwd", "login", "util-linux", "fdisk", "e2fsprogs",
-    "xfsprogs", "btrfs-progs", "dosfstools", "lvm2", "mdadm", "dmsetup", "cryptsetup-bin", "python3-minimal",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "kmod",
+    "iproute2",
+    "procps",
+    "passwd",
+    "login",
+    "util-linux",
+    "fdisk",
+    "e2fsprogs",
+    "xfsprogs",
+    "btrfs-progs",
+    "dosfstools",
+    "lvm2",
+    "mdadm",
+    "dmsetup",
+    "cryptsetup-bin",
+    "python3-minimal",
     "locales",
 ];
 
@@ -29,8 +46,18 @@ const EARLY_MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "9pnet_virt
 
 /// Parts of the kernel that no machine of QEMU has use for: two thirds of the size.
 const USELESS_MODULES: &[&str] = &[
-    "sound", "drivers/gpu", "drivers/media", "drivers/infiniband", "drivers/staging", "net/wireless",
-    "drivers/net/wireless", "drivers/net/ethernet", "drivers/iio", "drivers/isdn", "drivers/bluetooth", "net/bluetooth",
+    "sound",
+    "drivers/gpu",
+    "drivers/media",
+    "drivers/infiniband",
+    "drivers/staging",
+    "net/wireless",
+    "drivers/net/wireless",
+    "drivers/net/ethernet",
+    "drivers/iio",
+    "drivers/isdn",
+    "drivers/bluetooth",
+    "net/bluetooth",
 ];
 
 /// Files put into the guest as they are.
@@ -91,7 +118,7 @@ impl Image {
         let log = cache.join("log");
         let lock = File::create(cache.join("lock"))?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).context("cannot lock the image cache")?;
-        install_on_host(&[("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils")], &log)?;
+        install_on_host(&[("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils")])?;
         let image = Self { folder: cache.join(recipe_key()) };
         if image.root_disk().is_file() {
             image.note_use();
@@ -131,8 +158,8 @@ fn build(cache: &Path, image: &Image, log: &Path) -> Result<()> {
     let archive = Archive::of_host()?;
     let tools =
         [("debootstrap", "debootstrap"), ("busybox", "busybox-static"), ("cpio", "cpio"), ("mke2fs", "e2fsprogs")];
-    install_on_host(&tools, log)?;
-    install_on_host(&[("depmod", "kmod"), ("modprobe", "kmod")], log)?;
+    install_on_host(&tools)?;
+    install_on_host(&[("depmod", "kmod"), ("modprobe", "kmod")])?;
     let work = tempfile::Builder::new().prefix("building-").tempdir_in(cache)?;
     // Programs that are not root look at files in here too (apt's, dpkg's).
     fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755))?;
@@ -259,9 +286,10 @@ fn remove_other_images(cache: &Path, image: &Image) {
     for entry in entries.flatten() {
         let path = entry.path();
         let is_image = entry.file_name().to_string_lossy().starts_with("image-");
-        let is_old = entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|time| {
-            time.elapsed().is_ok_and(|age| age.as_secs() > 24 * 3600)
-        });
+        let is_old = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 24 * 3600));
         if is_image && is_old && path != image.folder {
             // What stays behind costs disk space only.
             let _ = fs::remove_dir_all(path);

@@ -3,6 +3,7 @@
 use super::conversation::Conversation;
 use super::image::Image;
 use super::progress;
+use crate::packages;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -52,7 +53,7 @@ impl Machine {
         let mut add = |option: &str, value: String| arguments.extend([option.into(), value.into()]);
         // There is no KVM where these tests run, and the same timing everywhere is worth more than speed.
         add("-accel", "tcg,thread=multi".into());
-        add("-machine", "q35".into());
+        add("-machine", "q35,sata=off".into());
         add("-cpu", "max".into());
         add("-smp", hardware.cpus.clone());
         add("-m", hardware.memory.clone());
@@ -172,7 +173,7 @@ fn socket(id: &str, folder: &Path) -> String {
 
 /// A command that is killed when this program dies, however it dies: a forgotten guest eats a processor.
 fn ends_with_us(program: &str) -> Command {
-    if progress::is_installed("setpriv") {
+    if packages::is_installed("setpriv") {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", program]);
         command

@@ -41,10 +41,8 @@ pub fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
 /// Runs `command` to its end and returns what it printed.
 pub fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {}", program.display()))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {}", program.display()))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         bail!("{} ended with {}: {}", program.display(), output.status, stderr.trim());
@@ -57,12 +55,4 @@ pub fn tail(path: &Path, count: usize) -> String {
     let text = String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
-}
-
-/// Whether the program is in PATH or where administrators' programs are.
-pub fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|folder| folder.join(program).is_file())
 }

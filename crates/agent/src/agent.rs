@@ -1,0 +1,46 @@
+//! What all clients share: the policy, the open files, the programs, the locks and the limits.
+
+use qga_protocol::Info;
+
+use crate::budget::Budget;
+use crate::commands::file::Files;
+use crate::exclusive::Exclusive;
+use crate::policy::Policy;
+use crate::programs::Programs;
+use crate::state::State;
+use crate::stuck::Stuck;
+
+/// The agent.
+pub struct Agent {
+    /// Which commands are allowed.
+    pub policy: Policy,
+    /// Files open for clients.
+    pub files: Files,
+    /// Programs started for clients.
+    pub programs: Programs,
+    /// Held by a command that changes the machine.
+    pub exclusive: Exclusive,
+    /// What requests may hold of memory.
+    pub budget: Budget,
+    /// Commands given up on.
+    pub stuck: Stuck,
+}
+
+impl Agent {
+    /// An agent with nothing open.
+    pub fn new(policy: Policy, state: State, programs: Programs) -> Self {
+        Self {
+            policy,
+            files: Files::new(state),
+            programs,
+            exclusive: Exclusive::default(),
+            budget: Budget::default(),
+            stuck: Stuck::default(),
+        }
+    }
+
+    /// Why a command may not run now; `None` if it may.
+    pub fn why_not(&self, info: &Info) -> Option<&'static str> {
+        (!self.policy.allows(info.name)).then(|| self.policy.why_not(info.name))
+    }
+}

@@ -1,0 +1,69 @@
+//! How much memory requests may hold, all clients together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes of messages, whole or half, that may be held at once.
+const TOTAL_BYTES_MAX: usize = 192 << 20;
+/// What every client may hold whatever the others do.
+const CLIENT_BYTES_FREE: usize = 1 << 20;
+
+/// The sum over all clients.
+#[derive(Debug, Clone, Default)]
+pub struct Budget(Arc<AtomicUsize>);
+
+/// Some of it, until dropped.
+#[derive(Debug)]
+pub struct Hold {
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Budget {
+    /// A hold of nothing yet.
+    pub fn hold(&self) -> Hold {
+        Hold { budget: self.clone(), bytes: 0 }
+    }
+}
+
+impl Hold {
+    /// Changes how much is held. False if that is too much: then the holder should let go.
+    pub fn resize(&mut self, bytes: usize) -> bool {
+        if bytes == self.bytes {
+            return true;
+        }
+        let total = if bytes > self.bytes {
+            let more = bytes - self.bytes;
+            self.budget.0.fetch_add(more, Ordering::Relaxed) + more
+        } else {
+            self.budget.0.fetch_sub(self.bytes - bytes, Ordering::Relaxed)
+        };
+        self.bytes = bytes;
+        bytes <= CLIENT_BYTES_FREE || total <= TOTAL_BYTES_MAX
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Budget, CLIENT_BYTES_FREE, TOTAL_BYTES_MAX};
+
+    #[test]
+    fn one_client_can_use_it_up_and_small_messages_still_pass() {
+        let budget = Budget::default();
+        let (mut large, mut small) = (budget.hold(), budget.hold());
+        assert!(large.resize(TOTAL_BYTES_MAX));
+        assert!(small.resize(CLIENT_BYTES_FREE));
+        assert!(!small.resize(CLIENT_BYTES_FREE + 1));
+        drop(large);
+        assert!(small.resize(CLIENT_BYTES_FREE + 2));
+        assert!(small.resize(0));
+        drop(small);
+        assert_eq!(budget.0.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+}

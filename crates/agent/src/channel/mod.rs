@@ -1,0 +1,140 @@
+//! Where the host is: opens the configured channel and hands each client's [`Link`] to a session.
+//!
+//! * [`device`]: virtio-serial and isa-serial, one host at a time, which may come back after it was gone;
+//! * [`listener`]: unix and vsock sockets, many clients at once.
+//!
+//! A channel that is lost is waited for. This module knows nothing of messages.
+
+pub mod device;
+pub mod listener;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use vsock::VsockStream;
+
+use self::device::Device;
+use self::listener::Listener;
+use crate::agent::Agent;
+
+/// An open channel.
+pub enum Channel {
+    /// A port.
+    Device(Device),
+    /// A socket that clients connect to.
+    Listener(Listener),
+}
+
+impl Channel {
+    /// Serves the host for as long as the process lives.
+    pub fn serve(self, agent: &std::sync::Arc<Agent>) -> ! {
+        match self {
+            Self::Device(device) => device.serve(agent),
+            Self::Listener(listener) => listener.serve(agent),
+        }
+    }
+}
+
+/// Bytes to and from one client.
+pub struct Link {
+    stream: Stream,
+    opened: Instant,
+    /// When bytes last came, in milliseconds since `opened`.
+    active: AtomicU64,
+}
+
+enum Stream {
+    Unix(UnixStream),
+    Vsock(VsockStream),
+    /// Not blocking.
+    Port(OwnedFd),
+}
+
+impl Link {
+    fn new(stream: Stream) -> Self {
+        Self { stream, opened: Instant::now(), active: AtomicU64::new(0) }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.stream {
+            Stream::Unix(stream) => stream.as_fd(),
+            Stream::Vsock(stream) => stream.as_fd(),
+            Stream::Port(port) => port.as_fd(),
+        }
+    }
+
+    /// Waits for bytes. 0 means that the client has stopped sending or is gone.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Stream::Port(port) = &self.stream {
+                wait_for(port.as_fd(), PollFlags::IN)?;
+            }
+            match rustix::io::read(self.as_fd(), &mut *buffer) {
+                Ok(count) => return Ok(count),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                // A client that left with a reply unread.
+                Err(Errno::CONNRESET | Errno::PIPE) => return Ok(0),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes all of it; waits as long as the client is there and takes nothing.
+    pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::io::write(self.as_fd(), bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => bytes = &bytes[count..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    if wait_for(self.as_fd(), PollFlags::OUT)?.contains(PollFlags::HUP) {
+                        return Err(Errno::PIPE.into());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the client is wholly gone: it neither sends nor receives any more.
+    pub fn is_hung_up(&self) -> bool {
+        let fd = self.as_fd();
+        let mut polled = [PollFd::new(&fd, PollFlags::empty())];
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut polled, Some(&now)).is_err() || polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Notes that bytes have come.
+    pub fn note_activity(&self) {
+        self.active.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Milliseconds since bytes last came.
+    fn silent_ms(&self) -> u64 {
+        (self.opened.elapsed().as_millis() as u64).saturating_sub(self.active.load(Ordering::Relaxed))
+    }
+
+    /// Ends the connection; whoever waits on it wakes up.
+    fn shut_down(&self) {
+        // Fails only if the client has done it already.
+        let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Both);
+    }
+}
+
+/// Waits until the descriptor is ready in one of these ways, or hung up or broken.
+fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) -> io::Result<PollFlags> {
+    let mut polled = [PollFd::new(&fd, flags)];
+    loop {
+        match poll(&mut polled, None) {
+            Ok(_) => return Ok(polled[0].revents()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

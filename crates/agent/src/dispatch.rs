@@ -1,0 +1,83 @@
+//! From a request to its answer: everything that holds for all commands, once.
+//!
+//! In this order: is the command known; is it enabled; the audit line; the agent's exclusive lock for commands that
+//! change the machine; the arguments; the command itself, guarded against its own panics; the answer or the error.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use qga_protocol::message::{Reply, Request, clip};
+use qga_protocol::{Command, session::SyncDelimited};
+
+use crate::agent::Agent;
+use crate::error::Error;
+use crate::log::audit;
+use crate::outlet::{Answer, Voice};
+use crate::registry::{self, Entry};
+
+/// How long a command that changes the machine waits for another one to end.
+const EXCLUSIVE_WAIT: Duration = Duration::from_secs(10);
+
+/// What a running command may use.
+pub struct Call<'a> {
+    /// The agent.
+    pub agent: &'a Agent,
+    voice: &'a Voice,
+}
+
+impl Call<'_> {
+    /// Says that the command is getting on, so that nobody takes it for stuck.
+    pub fn note_progress(&self) {
+        self.voice.note_progress();
+    }
+}
+
+/// Answers a request: by its command's result or by an error.
+pub fn answer(agent: &Agent, request: &Request, voice: &Voice) {
+    let failed = match find(agent, request) {
+        Ok(entry) => serve(agent, entry, request, voice),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = failed {
+        log::info!("{} failed: {}", clip(&request.name()), error.desc);
+        voice.send(&Reply::error(error.class, &error.desc, request.id().as_ref()));
+    }
+}
+
+/// The command of a request, if it is one and may run now.
+fn find(agent: &Agent, request: &Request) -> Result<&'static Entry, Error> {
+    let name = request.name();
+    let Some(entry) = registry::find(&name) else {
+        return Err(Error::command_not_found(format!("The command {} has not been found", clip(&name))));
+    };
+    let Some(why_not) = agent.why_not(entry.info) else { return Ok(entry) };
+    audit(format_args!("{} refused: {why_not}", entry.info.name));
+    Err(Error::command_not_found(format!(
+        "Command {} has been disabled: the command is not allowed ({why_not})",
+        entry.info.name
+    )))
+}
+
+/// Runs a command and sends its result.
+fn serve(agent: &Agent, entry: &Entry, request: &Request, voice: &Voice) -> Result<(), Error> {
+    let call = Call { agent, voice };
+    let delimited = entry.info.name == SyncDelimited::INFO.name;
+    let answer = Answer::new(voice, request.id(), delimited, entry.info.rules.success_response);
+    if !entry.info.rules.immediate {
+        agent.stuck.admit(entry.info.name)?;
+    }
+    let guarded = catch_unwind(AssertUnwindSafe(|| {
+        let _exclusive = match entry.info.rules.exclusive {
+            true => Some(agent.exclusive.acquire(entry.info.name, EXCLUSIVE_WAIT)?),
+            false => None,
+        };
+        (entry.serve)(request, &call, answer)
+    }));
+    guarded.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let error =
+            Error::new(format!("{} failed inside the agent: {}", entry.info.name, text.unwrap_or("cause unknown")));
+        log::error!("{}", error.desc);
+        Err(error)
+    })
+}

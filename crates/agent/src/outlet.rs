@@ -1,0 +1,161 @@
+//! The way out to one client: whole replies, in order, from one speaker at a time.
+//!
+//! A session's reader and its workers all write here. A worker that was given up on keeps running, but its [`Voice`] is
+//! silenced: what it writes from then on is dropped. If that happens in the middle of a line, the line is ended before
+//! anybody else writes, so that what follows stands alone.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use qga_protocol::message::{self, Id, Reply};
+use serde::Serialize;
+
+use crate::channel::Link;
+use crate::dispatch::Call;
+use crate::error::cause_text;
+use crate::registry::Outcome;
+
+/// One client's end for writing.
+pub struct Outlet {
+    link: Arc<Link>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The last line that was begun has not ended.
+    unfinished: bool,
+    /// Writing failed: the client is gone.
+    gone: bool,
+}
+
+/// The right to speak, until silenced.
+pub struct Voice {
+    outlet: Arc<Outlet>,
+    silenced: AtomicBool,
+    begin: Instant,
+    /// When a write last got through, in milliseconds since `begin`.
+    progress: AtomicU64,
+}
+
+impl Outlet {
+    /// The way out through `link`.
+    pub fn new(link: Arc<Link>) -> Arc<Self> {
+        Arc::new(Self { link, state: Mutex::default() })
+    }
+
+    /// A new voice.
+    pub fn voice(self: &Arc<Self>) -> Voice {
+        Voice {
+            outlet: Arc::clone(self),
+            silenced: AtomicBool::new(false),
+            begin: Instant::now(),
+            progress: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Voice {
+    /// Takes the right to speak away for good.
+    pub fn silence(&self) {
+        self.silenced.store(true, Ordering::Release);
+    }
+
+    /// Whether it was taken away.
+    pub fn is_silenced(&self) -> bool {
+        self.silenced.load(Ordering::Acquire)
+    }
+
+    /// Notes that the command which speaks is getting on.
+    pub fn note_progress(&self) {
+        self.progress.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// When it was last noted.
+    pub fn last_progress(&self) -> Instant {
+        self.begin + Duration::from_millis(self.progress.load(Ordering::Relaxed))
+    }
+
+    /// Writes some of a line. False if nobody hears it: the rest need not be made.
+    fn write(&self, bytes: &[u8], part: Part) -> bool {
+        let mut state = self.outlet.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.gone || self.is_silenced() {
+            return false;
+        }
+        // Somebody stopped in the middle of a line.
+        let dangling = part.begins && state.unfinished;
+        let written = if dangling { self.outlet.link.write_all(b"\n") } else { Ok(()) }
+            .and_then(|()| self.outlet.link.write_all(bytes));
+        state.unfinished = !part.ends;
+        if let Err(error) = written {
+            log::info!("a reply was not delivered: {}", cause_text(&error));
+            state.gone = true;
+            return false;
+        }
+        self.note_progress();
+        true
+    }
+
+    /// Sends a whole reply.
+    pub fn send(&self, reply: &Reply) -> bool {
+        self.write(reply.as_bytes(), Part { begins: true, ends: true })
+    }
+}
+
+/// Which part of a line is written.
+#[derive(Clone, Copy)]
+struct Part {
+    begins: bool,
+    ends: bool,
+}
+
+/// Where a command's result goes.
+pub struct Answer<'a> {
+    voice: &'a Voice,
+    id: Option<Id>,
+    /// A sync reply carries the sentinel.
+    delimited: bool,
+    /// False for commands whose success is not answered.
+    wanted: bool,
+    /// A piece of the line is out.
+    begun: bool,
+}
+
+impl<'a> Answer<'a> {
+    /// An answer to a request with this `id`.
+    pub fn new(voice: &'a Voice, id: Option<Id>, delimited: bool, wanted: bool) -> Self {
+        Self { voice, id, delimited, wanted, begun: false }
+    }
+
+    /// Sends a command's result.
+    pub fn send<T: Serialize>(self, outcome: Outcome<T>, call: &Call<'_>) {
+        match outcome {
+            _ if !self.wanted => {}
+            Outcome::Reply(result) => {
+                let reply = Reply::success(&result, self.id.as_ref());
+                self.voice.send(&if self.delimited { reply.delimited() } else { reply });
+            }
+            Outcome::Stream(stream) => stream.send(self, call),
+        }
+    }
+
+    /// Starts the line of a reply whose result follows in pieces.
+    pub fn begin_line(line: &mut Vec<u8>) {
+        message::begin(line);
+    }
+
+    /// Sends what has been collected of the line and empties it. False if nobody hears it.
+    pub fn send_piece(&mut self, line: &mut Vec<u8>) -> bool {
+        let heard = self.voice.write(line, Part { begins: !self.begun, ends: false });
+        self.begun = true;
+        line.clear();
+        heard
+    }
+
+    /// Ends the line after the last piece of the result.
+    pub fn end_line(self, line: &mut Vec<u8>) {
+        message::end(line, self.id.as_ref());
+        self.voice.write(line, Part { begins: !self.begun, ends: true });
+    }
+}

@@ -1,0 +1,8 @@
+//! Depth, tokens, sizes.
+
+use qga_compliance::check;
+
+#[test]
+fn limits() {
+    check("limits");
+}

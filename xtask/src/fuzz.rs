@@ -1,0 +1,103 @@
+//! `cargo xtask fuzz`: random input for as long as you like. The targets and their corpus stand in `fuzz/`.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build, original, packages, style};
+
+const TARGETS: &[&str] = &["decoder", "request", "differential"];
+/// The compiler that has the sanitizers and the coverage that libFuzzer follows.
+const TOOLCHAIN: &str = "+nightly";
+
+struct Options {
+    seconds: u64,
+    targets: Vec<&'static str>,
+}
+
+fn options(arguments: &[String]) -> Result<Options> {
+    use lexopt::prelude::*;
+    let mut options = Options { seconds: 60, targets: Vec::new() };
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("seconds") => options.seconds = parser.value()?.parse()?,
+            Value(name) => {
+                let known = TARGETS.iter().find(|target| name == **target);
+                let known = known
+                    .with_context(|| format!("no target {}; there are: {}", name.display(), TARGETS.join(", ")))?;
+                options.targets.push(known);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if options.targets.is_empty() {
+        options.targets = TARGETS.to_vec();
+    }
+    Ok(options)
+}
+
+/// `cargo xtask fuzz`: the time is divided among the targets.
+pub fn main(arguments: &[String]) -> Result<()> {
+    let options = options(arguments)?;
+    require_cargo_fuzz()?;
+    let seconds = (options.seconds / options.targets.len() as u64).max(1);
+    for target in options.targets {
+        println!("\n{}", style::heading(&format!("== {target}, {seconds} s")));
+        let mut command = Command::new("cargo");
+        if target == "differential" {
+            match original::original_agent() {
+                Ok(path) => command.env("FUZZ_ORIGINAL", path).env("FUZZ_OURS", build::agent_binary()?),
+                Err(reason) => {
+                    println!("{}: {reason:#}", style::warning("skipped"));
+                    continue;
+                }
+            };
+        }
+        fuzz(&mut command, target, seconds)?;
+    }
+    Ok(())
+}
+
+fn fuzz(command: &mut Command, target: &str, seconds: u64) -> Result<()> {
+    // New inputs go to a folder that is not kept; what is worth keeping is added to the corpus by hand, small.
+    let found = build::workspace().join("fuzz/target/found").join(target);
+    std::fs::create_dir_all(&found).with_context(|| format!("cannot create {}", found.display()))?;
+    let kept = PathBuf::from("fuzz/corpus").join(target);
+    command
+        .current_dir(build::workspace())
+        // The toolchain that runs us would win over the one asked for.
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("CARGO")
+        .env_remove("RUSTC")
+        .args([TOOLCHAIN, "fuzz", "run", target])
+        .args([found, kept])
+        .args(["--", &format!("-max_total_time={seconds}"), "-max_len=65536", "-timeout=20", "-rss_limit_mb=1024"])
+        .arg("-dict=fuzz/dictionary")
+        .arg("-print_final_stats=1");
+    let status = command.status().context("cannot start cargo fuzz")?;
+    if !status.success() {
+        bail!("{target} found something: cargo fuzz ended with {status}; the input is in fuzz/artifacts/{target}");
+    }
+    Ok(())
+}
+
+fn require_cargo_fuzz() -> Result<()> {
+    let nightly = Command::new("rustc").arg(TOOLCHAIN).arg("-V").env_remove("RUSTUP_TOOLCHAIN").output();
+    if !nightly.is_ok_and(|output| output.status.success()) {
+        bail!("fuzzing needs the nightly compiler: rustup toolchain install nightly --profile minimal");
+    }
+    if Command::new("cargo").args(["fuzz", "--version"]).output().is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    if !packages::is_installed("c++") {
+        packages::install(&["g++"], None)?;
+    }
+    println!("installing cargo-fuzz");
+    let status = build::cargo().args(["install", "--locked", "cargo-fuzz"]).status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("cargo-fuzz does not install: cargo ended with {status}");
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! The compliance suite through the ports: the same bytes as over a unix socket, by a real device.
+
+use super::Case;
+use crate::build;
+use crate::vm::guest::Guest;
+use crate::vm::progress;
+use anyhow::{Context as _, Result, ensure};
+use std::fs::File;
+use std::path::Path;
+
+pub const CASES: &[Case] = &[
+    Case { name: "compliance_of_the_original_through_its_port", run: original },
+    Case { name: "compliance_of_ours_through_its_port", run: ours },
+];
+
+fn original(guest: &mut Guest) -> Result<()> {
+    guest.talk_to_original()?;
+    suite(guest, &guest.original_agent(), "original")
+}
+
+fn ours(guest: &mut Guest) -> Result<()> {
+    guest.talk_to_ours()?;
+    suite(guest, &guest.our_agent(), "ours")
+}
+
+fn suite(guest: &mut Guest, socket: &Path, kind: &str) -> Result<()> {
+    let log = guest.folder().join(format!("compliance-{kind}.log"));
+    let output = File::create(&log)?;
+    let status = build::cargo()
+        .args(["test", "--package", "qga-compliance", "--no-fail-fast"])
+        .env("AGENT_UNDER_TEST", format!("socket:{}", socket.display()))
+        .env("AGENT_KIND", kind)
+        .env_remove("AGENT_PEER")
+        // The port has room for one client at a time.
+        .env("RUST_TEST_THREADS", "1")
+        .stdin(std::process::Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .status()
+        .context("cannot start cargo")?;
+    let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+    let count = |name: &str| -> u64 {
+        let numbers = text
+            .split(name)
+            .skip(1)
+            .filter_map(|rest| rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok());
+        numbers.sum()
+    };
+    let (cases, failed, skipped) = (count(": cases:"), count(", failed:"), count(", skipped:"));
+    guest.note(format!("{cases} cases, {failed} failed, {skipped} that need an agent of their own"));
+    ensure!(status.success(), "{}", progress::tail(&log, 60));
+    ensure!(cases > 0, "the suite ran no case:\n{}", progress::tail(&log, 20));
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! The cases that run in a guest.
+//!
+//! A new case: a function in one of the files and an entry in that file's `CASES`. A new file: its two lines here.
+//! Cases share one guest and run in this order; each leaves both agents answering, and says what it measured by
+//! [`Guest::note`] instead of asserting times. Where the original behaves worse, the table in `docs/` has the details.
+
+mod boot;
+mod compliance;
+mod hotplug;
+mod idle;
+mod port;
+mod reboot;
+mod reconnect;
+mod serial;
+mod stream;
+mod vsock;
+
+use super::guest::Guest;
+use anyhow::Result;
+
+/// One case.
+pub struct Case {
+    /// A sentence, unique; the command line chooses by any part of it.
+    pub name: &'static str,
+    /// Shows it, or tells in the error what was found instead.
+    pub run: fn(&mut Guest) -> Result<()>,
+}
+
+/// All cases by family. Reboots come last: they cost most, and end what other cases left behind.
+pub const ALL: &[&[Case]] = &[
+    boot::CASES,
+    reconnect::CASES,
+    idle::CASES,
+    port::CASES,
+    hotplug::CASES,
+    serial::CASES,
+    vsock::CASES,
+    stream::CASES,
+    compliance::CASES,
+    reboot::CASES,
+];

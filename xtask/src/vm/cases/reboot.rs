@@ -1,0 +1,30 @@
+//! The guest starts anew: by its own will, and by the host's reset.
+
+use super::Case;
+use crate::vm::guest::Guest;
+use anyhow::Result;
+use serde_json::json;
+
+pub const CASES: &[Case] = &[
+    Case { name: "reboot_both_agents_answer_again", run: of_its_own_will },
+    Case { name: "reset_both_agents_answer_again", run: by_the_host },
+];
+
+fn of_its_own_will(guest: &mut Guest) -> Result<()> {
+    // Clients that stay connected throughout: their connection is to QEMU, not to the guest.
+    let (mut ours, mut original) = (guest.talk_to_ours()?, guest.talk_to_original()?);
+    guest.reboot(|guest| guest.shell("systemctl --no-block reboot").map(drop))?;
+    for host in [&mut ours, &mut original] {
+        host.synchronise(std::time::Duration::from_secs(120))?;
+        host.call("guest-ping", &json!({}))?;
+    }
+    Ok(())
+}
+
+fn by_the_host(guest: &mut Guest) -> Result<()> {
+    guest.reboot(|guest| guest.machine().qmp("system_reset", &json!({})).map(drop))?;
+    guest.talk_to_original()?;
+    let mut host = guest.talk_to_ours()?;
+    host.call("guest-ping", &json!({}))?;
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Replies of many megabytes through a port, to hosts that read them and hosts that do not.
+
+use super::Case;
+use crate::vm::guest::{Guest, OUR_UNIT, decode};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub const CASES: &[Case] = &[
+    Case { name: "stream_of_48_mb_costs_little_memory", run: big_read },
+    Case { name: "stream_to_a_host_that_stops_reading_does_not_spin", run: host_stops_reading },
+    Case { name: "stream_to_a_host_that_leaves_is_dropped", run: host_leaves },
+];
+
+/// The most that one read may ask for.
+const COUNT: usize = 48 << 20;
+
+/// Numbered lines, so that no block of the file is like another.
+const MAKE_FILE: &str = "[ -e /var/tmp/numbers ] || seq -f %015.0f 1 3145728 > /var/tmp/numbers";
+
+fn open_file(guest: &mut Guest) -> Result<(crate::vm::conversation::Conversation, Value)> {
+    guest.shell(MAKE_FILE)?;
+    let mut host = guest.talk_to_ours()?;
+    let handle = host.call("guest-file-open", &json!({"path": "/var/tmp/numbers"}))?;
+    Ok((host, handle))
+}
+
+fn read_request(handle: &Value) -> Value {
+    json!({"execute": "guest-file-read", "arguments": {"handle": handle, "count": COUNT}})
+}
+
+fn big_read(guest: &mut Guest) -> Result<()> {
+    let pid = guest.our_pid()?;
+    let (mut host, handle) = open_file(guest)?;
+    guest.forget_peak(pid)?;
+    let before = guest.usage(pid)?;
+    let started = Instant::now();
+    let reply = host.ask(&read_request(&handle))?;
+    let took = started.elapsed();
+    let after = guest.usage(pid)?;
+    host.call("guest-file-close", &json!({"handle": handle}))?;
+    let (peak, ticks) = (after.peak_kib - before.resident_kib, after.cpu_ticks - before.cpu_ticks);
+    guest.note(format!("{peak} KiB of memory, {ticks} ticks of 10 ms, {}", crate::style::duration(took)));
+
+    let result = &reply["return"];
+    let bytes = decode(result["buf-b64"].as_str().with_context(|| format!("no data: {}", reply["error"]))?)?;
+    ensure!(result["count"] == COUNT && bytes.len() == COUNT, "{} bytes, {} told", bytes.len(), result["count"]);
+    for (line, number) in bytes.chunks(16).zip(1..) {
+        ensure!(line == format!("{number:015}\n").as_bytes(), "line {number} is {}", line.escape_ascii());
+    }
+    ensure!(peak < 4096, "{peak} KiB of memory for a read");
+    Ok(())
+}
+
+fn host_stops_reading(guest: &mut Guest) -> Result<()> {
+    let pid = guest.our_pid()?;
+    let (mut host, handle) = open_file(guest)?;
+    host.send_request(&read_request(&handle))?;
+    host.read_some(1 << 20)?;
+    // What is on the way still fills some buffers.
+    sleep(Duration::from_secs(2));
+    let before = guest.usage(pid)?;
+    sleep(Duration::from_secs(5));
+    let after = guest.usage(pid)?;
+    let ticks = after.cpu_ticks - before.cpu_ticks;
+    guest.note(format!("5 s with a host that does not read: {ticks} ticks of 10 ms, {} KiB", after.resident_kib));
+
+    guest.shell(&format!("kill -TERM {pid}"))?;
+    let ended = guest.wait_until("the agent ends on SIGTERM", |guest| {
+        let result = guest.shell_result(&format!("kill -0 {pid}"))?;
+        Ok((result.status != 0).then_some(()))
+    });
+    if ended.is_err() {
+        guest.shell(&format!("kill -KILL {pid}"))?;
+    }
+    drop(host);
+    guest.talk_to_ours()?;
+    ended?;
+    ensure!(ticks <= 10, "{ticks} ticks of 10 ms in 5 s with nothing to do");
+    ensure!(guest.our_pid()? != pid, "{OUR_UNIT} did not start it anew");
+    Ok(())
+}
+
+/// The next client gets answers, not the rest of the reply, and at once.
+fn host_leaves(guest: &mut Guest) -> Result<()> {
+    let pid = guest.our_pid()?;
+    let (mut host, handle) = open_file(guest)?;
+    host.send_request(&read_request(&handle))?;
+    host.read_some(1 << 20)?;
+    drop(host);
+    sleep(Duration::from_secs(2));
+    let before = guest.usage(pid)?;
+    sleep(Duration::from_secs(3));
+    let ticks = guest.usage(pid)?.cpu_ticks - before.cpu_ticks;
+    let mut next = guest.talk_to_ours()?;
+    next.call("guest-file-close", &json!({"handle": handle})).context("the handle outlives the client")?;
+    ensure!(guest.our_pid()? == pid, "the agent was restarted meanwhile");
+    ensure!(ticks <= 10, "{ticks} ticks of 10 ms in 3 s after the host has left");
+    Ok(())
+}

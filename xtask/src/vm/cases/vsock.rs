@@ -1,0 +1,78 @@
+//! An agent that listens on a vsock, reached from inside the guest through the kernel's loopback.
+
+use super::Case;
+use crate::vm::Skipped;
+use crate::vm::guest::Guest;
+use anyhow::{Result, ensure};
+
+pub const CASES: &[Case] = &[
+    Case { name: "vsock_agent_serves_clients_one_after_the_other_and_at_once", run: over_loopback },
+    Case { name: "vsock_address_errors_name_the_address", run: wrong_address },
+];
+
+/// 16 clients at once, then one after the other; half a request and an unread reply are left behind.
+const CLIENTS: &str = r#"
+import json, socket, time
+def connect():
+    s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    s.settimeout(60)
+    s.connect((1, 1234))
+    return s
+def ask(s, identity):
+    s.sendall(json.dumps({"execute": "guest-ping", "id": identity}).encode() + b"\n")
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = s.recv(4096)
+        assert piece, "closed"
+        line += piece
+    assert json.loads(line) == {"return": {}, "id": identity}, line
+deadline = time.time() + 60
+while True:
+    try:
+        ask(connect(), "first")
+        break
+    except OSError:
+        assert time.time() < deadline, "no agent"
+        time.sleep(0.2)
+silent = connect()
+silent.sendall(b'{"execute": "guest-pi')
+for number in range(20):
+    ask(connect(), number)
+clients = [connect() for number in range(16)]
+for number, client in enumerate(clients):
+    ask(client, number)
+unread = connect()
+unread.sendall(b'{"execute": "guest-info"}')
+time.sleep(0.5)
+unread.close()
+ask(connect(), "last")
+"#;
+
+fn over_loopback(guest: &mut Guest) -> Result<()> {
+    let module = guest.shell_result("modprobe vsock_loopback")?;
+    if module.status != 0 {
+        return Err(Skipped::because(&format!("the guest's kernel has no vsock loopback: {}", module.stderr.trim())));
+    }
+    guest.shell(
+        "systemd-run --quiet --unit vsock-agent --property RuntimeDirectory=vsock-agent \
+             /usr/sbin/qemu-ga -m vsock-listen -p 1:1234 -t /run/vsock-agent -f /run/vsock-agent/pid",
+    )?;
+    let result = guest.shell_result(&format!("timeout 150 python3 -c '{}'", CLIENTS.replace('\'', "'\\''")));
+    let pid = guest.unit_pid("vsock-agent.service");
+    guest.shell("systemctl stop vsock-agent.service || true")?;
+    let result = result?;
+    ensure!(result.status == 0, "status {}: {}{}", result.status, result.stdout, result.stderr);
+    pid.map(drop)
+}
+
+fn wrong_address(guest: &mut Guest) -> Result<()> {
+    for address in ["abc", "1:", "1:x", "99999:1234"] {
+        let result = guest.shell_result(&format!(
+            "mkdir -p /run/second-agent; timeout 30 /usr/sbin/qemu-ga -m vsock-listen -p {address} -t /run/second-agent"
+        ))?;
+        let known = ["error parsing address", "Failed to parse port", "Cannot assign requested address"];
+        let said = known.iter().any(|text| result.stderr.contains(text));
+        ensure!(result.status == 1 && said, "{address}: status {}: {}", result.status, result.stderr);
+    }
+    Ok(())
+}

@@ -79,7 +79,7 @@ fuzz_target!(
         let mut decoder = Decoder::default();
         while let Some(event) = decoder.next(&mut rest) {
             let Event::Request(request) = event else { continue };
-            check(&Reply::success(&serde_json::json!({ "name": request.name() }), request.id()));
+            check(&Reply::success(&serde_json::json!({ "name": request.name() }), request.id().as_ref()));
             let name = request.name();
             let mut named = ATTEMPTS.iter().filter(|(known, _)| *known == name).peekable();
             // Arguments of an unknown command are tried as everybody's.
@@ -95,7 +95,7 @@ fn attempt<C: Command>(parsed: Result<C, qga_protocol::args::Error>, request: &R
     match parsed {
         // What was understood can be said again.
         Ok(command) => drop(serde_json::to_string(&command).expect("a command can be written")),
-        Err(error) => check(&Reply::error(ErrorClass::GenericError, &error.to_string(), request.id())),
+        Err(error) => check(&Reply::error(ErrorClass::GenericError, &error.to_string(), request.id().as_ref())),
     }
 }
 

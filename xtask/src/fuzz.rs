@@ -1,7 +1,8 @@
 //! `cargo xtask fuzz`: random input for as long as you like. The targets and their corpus stand in `fuzz/`.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -76,11 +77,26 @@ fn fuzz(command: &mut Command, target: &str, seconds: u64) -> Result<()> {
         .args(["--", &format!("-max_total_time={seconds}"), "-max_len=65536", "-timeout=20", "-rss_limit_mb=1024"])
         .arg("-dict=fuzz/dictionary")
         .arg("-print_final_stats=1");
-    let status = command.status().context("cannot start cargo fuzz")?;
+    let mut process = command.stderr(Stdio::piped()).spawn().context("cannot start cargo fuzz")?;
+    let output = process.stderr.take().context("cargo fuzz has no output")?;
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line.context("cannot read the output of cargo fuzz")?).into_owned();
+        if is_news(&line) {
+            println!("{line}");
+        }
+    }
+    let status = process.wait().context("cannot wait for cargo fuzz")?;
     if !status.success() {
-        bail!("{target} found something: cargo fuzz ended with {status}; the input is in fuzz/artifacts/{target}");
+        bail!("{target}: cargo fuzz ended with {status}; an input that it found is in fuzz/artifacts/{target}");
     }
     Ok(())
+}
+
+/// libFuzzer tells every new input and in the end every word it learned; what remains is worth reading.
+fn is_news(line: &str) -> bool {
+    let is_an_input = line.starts_with('#') && !line.contains("pulse");
+    let is_a_word = line.starts_with('"') || line.contains("# Uses:") || line.contains("NEW_FUNC");
+    !is_an_input && !is_a_word
 }
 
 fn require_cargo_fuzz() -> Result<()> {

@@ -10,7 +10,7 @@
 use crate::key_file::{self, KeyFile};
 use crate::options::Environment;
 use crate::policy::{self, Policy};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -423,7 +423,7 @@ impl Settings {
                 Key::AllowRpcs => Some(policy::dumped(&self.allow_lists)),
             };
             if let Some(value) = value {
-                text += &format!("{}={}\n", key.name(), key_file::escape(&value));
+                let _ = writeln!(text, "{}={}", key.name(), key_file::escape(&value));
             }
         }
         Ok(text)

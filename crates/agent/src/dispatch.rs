@@ -67,10 +67,8 @@ fn serve(agent: &Agent, entry: &Entry, request: &Request, voice: &Voice) -> Resu
         agent.stuck.admit(entry.info.name)?;
     }
     let guarded = catch_unwind(AssertUnwindSafe(|| {
-        let _exclusive = match entry.info.rules.exclusive {
-            true => Some(agent.exclusive.acquire(entry.info.name, EXCLUSIVE_WAIT)?),
-            false => None,
-        };
+        let exclusive = entry.info.rules.exclusive;
+        let _held = exclusive.then(|| agent.exclusive.acquire(entry.info.name, EXCLUSIVE_WAIT)).transpose()?;
         (entry.serve)(request, &call, answer)
     }));
     guarded.unwrap_or_else(|panic| {

@@ -35,7 +35,8 @@ const MAX_HELD_BYTES: usize = 256 * 1024;
 
 static LOGGER: Logger = Logger::new(SYSTEM_LOG);
 
-/// Opens the log: the file, or stderr without one. Before, nothing that is logged is seen.
+/// Opens the log: the file, or stderr without one. Before, nothing that is logged is seen. While it is [held](hold) the
+/// file is left for later, so an agent that starts frozen calls that first.
 pub fn open(file: Option<&Path>, verbose: bool) -> Result<(), Failure> {
     LOGGER.open(file, verbose)?;
     // Fails only if it is there already, as after a second call.
@@ -58,6 +59,7 @@ pub fn audit(text: fmt::Arguments<'_>) {
 }
 
 /// While on, nothing is written; turned off, what was held is.
+#[expect(dead_code, reason = "the commands that freeze turn it on; none is there yet")]
 pub fn hold(on: bool) {
     LOGGER.hold(on);
 }
@@ -82,7 +84,8 @@ enum Destination {
     Stderr,
     File {
         path: PathBuf,
-        file: OwnedFd,
+        /// None: it is to be opened after the thaw.
+        file: Option<OwnedFd>,
     },
 }
 
@@ -92,6 +95,8 @@ struct Held {
     lines: VecDeque<Line>,
     bytes: usize,
     dropped: u64,
+    /// The file is to be opened (anew) first: that too is a write.
+    reopen: bool,
 }
 
 /// A message, shortened and escaped.
@@ -122,41 +127,47 @@ impl Logger {
     }
 
     fn open(&self, file: Option<&Path>, verbose: bool) -> Result<(), Failure> {
-        let destination = match file {
-            Some(path) => Destination::File { path: path.to_owned(), file: open_file(path)? },
-            None => Destination::Stderr,
-        };
         let mut state = self.state();
-        state.destination = destination;
         state.verbose = verbose;
+        state.destination = match (file, &mut state.held) {
+            (None, _) => Destination::Stderr,
+            (Some(path), None) => Destination::File { path: path.to_owned(), file: Some(open_file(path)?) },
+            (Some(path), Some(held)) => {
+                held.reopen = true;
+                Destination::File { path: path.to_owned(), file: None }
+            }
+        };
         Ok(())
     }
 
     fn reopen(&self) -> Result<(), Failure> {
         let mut state = self.state();
-        // Creating a file would wait for the thaw.
-        if state.held.is_some() {
+        if let Some(held) = &mut state.held {
+            held.reopen = true;
             return Ok(());
         }
-        if let Destination::File { path, file } = &mut state.destination {
-            *file = open_file(path)?;
-        }
-        Ok(())
+        state.reopen()
     }
 
     fn hold(&self, on: bool) {
         let mut state = self.state();
         if on {
             state.held.get_or_insert_default();
-        } else if let Some(held) = state.held.take() {
-            if held.dropped > 0 {
-                let text = format!("{} older messages were dropped while file systems were frozen", held.dropped);
-                let line = Line { since_epoch: since_epoch(), level: "warning", text, is_audit: false };
-                state.write(&line, self.system_log);
-            }
-            for line in &held.lines {
-                state.write(line, self.system_log);
-            }
+            return;
+        }
+        let Some(held) = state.held.take() else { return };
+        let notice = |text: String| Line { since_epoch: since_epoch(), level: "warning", text, is_audit: false };
+        if held.reopen
+            && let Err(failure) = state.reopen()
+        {
+            state.write(&notice(failure.text), self.system_log);
+        }
+        if held.dropped > 0 {
+            let text = format!("{} older messages were dropped while file systems were frozen", held.dropped);
+            state.write(&notice(text), self.system_log);
+        }
+        for line in &held.lines {
+            state.write(line, self.system_log);
         }
     }
 }
@@ -189,6 +200,13 @@ impl Log for Logger {
 }
 
 impl State {
+    fn reopen(&mut self) -> Result<(), Failure> {
+        if let Destination::File { path, file } = &mut self.destination {
+            *file = Some(open_file(path)?);
+        }
+        Ok(())
+    }
+
     fn write(&mut self, line: &Line, system_log: &str) {
         if line.is_audit {
             self.write_to_system_log(line, system_log);
@@ -215,7 +233,8 @@ impl State {
         match &self.destination {
             Destination::Nowhere => true,
             Destination::Stderr => write_without_waiting(rustix::stdio::stderr(), bytes.as_bytes()),
-            Destination::File { file, .. } => write_without_waiting(file.as_fd(), bytes.as_bytes()),
+            Destination::File { file: Some(file), .. } => write_without_waiting(file.as_fd(), bytes.as_bytes()),
+            Destination::File { file: None, .. } => false,
         }
     }
 

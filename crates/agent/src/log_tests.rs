@@ -165,10 +165,24 @@ fn a_rotated_file_is_left_and_a_new_one_begun() {
 }
 
 #[test]
+fn a_file_is_neither_created_nor_rotated_while_frozen() {
+    let fixture = Fixture::new(false);
+    let path = fixture.directory.path().join("log");
+    fixture.logger.hold(true);
+    std::fs::remove_file(&path).unwrap();
+    fixture.logger.reopen().unwrap();
+    fixture.logger.open(Some(&path), false).unwrap();
+    fixture.say("x", Level::Warn, format_args!("held"));
+    assert!(!path.exists());
+    fixture.logger.hold(false);
+    assert_eq!(fixture.lines(), ["warning: held"]);
+}
+
+#[test]
 fn lines_that_cannot_be_written_are_counted() {
     let fixture = Fixture::new(false);
     let (reader, writer) = rustix::pipe::pipe().unwrap();
-    fixture.logger.state().destination = Destination::File { path: PathBuf::new(), file: writer };
+    fixture.logger.state().destination = Destination::File { path: PathBuf::new(), file: Some(writer) };
     for _ in 0..100 {
         fixture.say("x", Level::Warn, format_args!("{}", "x".repeat(3000)));
     }

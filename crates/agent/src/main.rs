@@ -50,9 +50,12 @@ fn main() -> ExitCode {
     let names: Vec<&str> = registry::entries().map(|entry| entry.info.name).collect();
     let action = Action::from_arguments(std::env::args_os().skip(1), &Environment::of_process(), &names);
     let ended = match action {
-        Ok(Action::Run(configuration)) => run(configuration),
+        Ok(Action::Run(configuration)) => run(&configuration),
         // A reader that has closed its end has read what it wanted.
-        Ok(Action::Print(text)) => Ok(drop(std::io::stdout().write_all(text.as_bytes()))),
+        Ok(Action::Print(text)) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(())
+        }
         Err(failure) => Err(failure),
     };
     match ended {
@@ -65,9 +68,9 @@ fn main() -> ExitCode {
 }
 
 /// Serves until a signal ends it.
-fn run(configuration: Configuration) -> Result<(), Failure> {
+fn run(configuration: &Configuration) -> Result<(), Failure> {
     if !configuration.daemon {
-        return serve(&configuration, None, || ());
+        return serve(configuration, None, || ());
     }
     let readiness = match daemon::detach()? {
         Detached::Parent => return Ok(()),
@@ -76,7 +79,7 @@ fn run(configuration: Configuration) -> Result<(), Failure> {
     // Its lock comes before all else: a second agent must fail before it touches anything.
     let mut readiness = Some(readiness);
     let result = PidFile::create(&configuration.pidfile).and_then(|pid_file| {
-        serve(&configuration, Some(pid_file), || {
+        serve(configuration, Some(pid_file), || {
             if let Some(readiness) = readiness.take() {
                 readiness.ready();
             }
@@ -127,8 +130,7 @@ fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Ag
         );
     }
     let programs = Programs::default();
-    let supervisor =
-        Supervisor::new(&programs).map_err(|error| Failure::of("cannot take over the signals", &error))?;
+    let supervisor = Supervisor::new(&programs).map_err(|error| Failure::of("cannot take over the signals", &error))?;
     let channel = open_channel(configuration)?;
     Ok((supervisor, channel, Arc::new(Agent::new(configuration.policy.clone(), state, programs))))
 }

@@ -12,6 +12,7 @@ use crate::config::{
 };
 use crate::policy;
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -317,7 +318,7 @@ impl Action {
                 Some(value) => {
                     let lists = matches!(key, Key::BlockRpcs | Key::AllowRpcs);
                     if lists && (value == "help" || value == "?") {
-                        return Ok(Self::Print(commands.iter().map(|name| format!("{name}\n")).collect()));
+                        return Ok(Self::Print(commands.join("\n") + "\n"));
                     }
                     let text = value.into_string().map_err(|value| {
                         Failure::new(format!(
@@ -450,12 +451,11 @@ pub fn help() -> String {
             (Argument::Attached(word), _) => format!("[={word}]"),
         };
         let long = option.long.map_or(String::new(), |long| format!(", --{long}"));
-        text += &format!("  -{}{long}{value}\n", option.short);
-        for line in option.help {
-            text += &format!("        {line}\n");
-        }
-        if let Some(default) = option.default {
-            text += &format!("        (default: {default})\n");
+        let default = option.default.map(|default| format!("(default: {default})"));
+        let lines = option.help.iter().copied().chain(default.as_deref());
+        let _ = writeln!(text, "  -{}{long}{value}", option.short);
+        for line in lines {
+            let _ = writeln!(text, "        {line}");
         }
     }
     text

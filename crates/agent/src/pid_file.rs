@@ -3,7 +3,7 @@
 //! The lock is the kind the original takes (a POSIX record lock over the whole file), so either sees the other. The file
 //! is removed by the agent that wrote it and by nobody else.
 
-use crate::config::Failure;
+use crate::config::{Failure, reason};
 use rustix::fs::{FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType};
@@ -11,8 +11,8 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-/// A pid file that this process wrote and has locked. The lock ends with the process or when this is dropped; any other
-/// descriptor of the same file that this process closes ends it too, as is the way of these locks.
+/// A pid file that this process wrote and has locked; dropped, it is removed, also after a start that failed later on.
+/// Any other descriptor of the same file that this process closes ends the lock too, as is the way of these locks.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
@@ -73,12 +73,19 @@ impl PidFile {
         (&self.file).write_all(format!("{}\n", std::process::id()).as_bytes())
     }
 
-    /// Removes the file, unless another one has taken its place.
+    /// Removes the file, as dropping it does.
     pub fn remove(self) {
+        drop(self);
+    }
+}
+
+impl Drop for PidFile {
+    /// Removes the file, unless another one has taken its place. The lock is held until after that.
+    fn drop(&mut self) {
         if self.is_at_its_path()
             && let Err(error) = std::fs::remove_file(&self.path)
         {
-            log::warn!("cannot remove the pid file '{}': {error}", self.path.display());
+            log::warn!("cannot remove the pid file '{}': {}", self.path.display(), reason(&error));
         }
     }
 }

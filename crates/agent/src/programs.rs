@@ -1,14 +1,17 @@
 //! The programs that clients have started: what is known of each until its result is fetched.
 //!
-//! Commands start programs and ask for results; the [supervisor](crate::supervisor) alone owns their pipes, feeds and
-//! empties them, and reaps the processes. Both meet in the table here. Everything is counted: programs, and the bytes of
-//! output that wait to be fetched.
+//! Commands start programs and ask for results; the [supervisor](crate::supervisor) waits for their pipes and ends. What
+//! there is to do then is done here, under the table's lock, by whoever comes first: so a program that has just ended is
+//! found ended by the client that asks, without a word between threads. Everything is counted: programs, pipes, and the
+//! bytes of output that wait to be fetched. Nothing here blocks.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use crate::error::Error;
 
@@ -19,7 +22,12 @@ const OUTPUT_BYTES_MAX: usize = 128 << 20;
 /// Programs that run or whose results nobody has fetched.
 const PROGRAMS_MAX: usize = 512;
 /// A result that nobody has fetched for this long makes room if room is needed.
-const RESULT_AGE: Duration = Duration::from_secs(3600);
+const RESULT_AGE: Duration = Duration::from_hours(1);
+
+/// Bytes taken from a pipe in one go: what a pipe holds.
+const PIPE_BYTES: usize = 64 << 10;
+/// Pipes of ended programs that their descendants still hold. Beyond that, the one that was left first is closed.
+const LEFT_OPEN_MAX: usize = 64;
 
 /// The table.
 #[derive(Clone, Default)]
@@ -28,26 +36,35 @@ pub struct Programs(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     table: Mutex<Table>,
-    /// Bytes of output that are kept.
-    output_bytes: AtomicUsize,
     wake: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
 #[derive(Default)]
 struct Table {
-    known: HashMap<i32, Record>,
+    known: HashMap<i32, Program>,
     /// Places that are promised to programs about to start.
     reserved: usize,
-    /// Started, not yet seen by the supervisor.
-    started: Vec<Started>,
+    /// Bytes of output that are kept.
+    output_bytes: usize,
+    /// Output pipes of programs that have ended, held open by processes that they have left behind: read and dropped,
+    /// so that these do not die of a closed pipe.
+    left_open: Vec<Arc<OwnedFd>>,
 }
 
 /// What is known of one program.
-#[derive(Default)]
-struct Record {
+struct Program {
     /// Standard output and standard error.
     output: [Output; 2],
+    pipes: [Option<Arc<OwnedFd>>; 2],
+    input: Option<Feed>,
     ended: Option<(Exit, Instant)>,
+}
+
+/// What is still to be sent to a program.
+struct Feed {
+    pipe: Arc<OwnedFd>,
+    data: Vec<u8>,
+    sent: usize,
 }
 
 /// What was kept of a stream.
@@ -68,7 +85,7 @@ pub enum Exit {
     Signal(i32),
 }
 
-/// A program's ends of pipes, for the supervisor.
+/// A program that has just been started, with our ends of its pipes, which do not block.
 pub struct Started {
     /// The process.
     pub pid: i32,
@@ -76,6 +93,14 @@ pub struct Started {
     pub output: [Option<OwnedFd>; 2],
     /// Where its standard input goes to, and what is to be sent.
     pub input: Option<(OwnedFd, Vec<u8>)>,
+}
+
+/// A pipe to be waited for.
+pub enum Waiting {
+    /// Has something to be read, or ends.
+    ToRead(Arc<OwnedFd>),
+    /// Takes something, or breaks.
+    ToWrite(Arc<OwnedFd>),
 }
 
 /// What a client is told of a program.
@@ -101,7 +126,7 @@ impl Programs {
     pub fn reserve(&self, act: &str) -> Result<Place<'_>, Error> {
         let mut table = self.lock();
         if table.known.len() + table.reserved >= PROGRAMS_MAX {
-            self.forget_oldest(&mut table);
+            table.forget_oldest();
         }
         let count = table.known.len() + table.reserved;
         if count >= PROGRAMS_MAX {
@@ -109,7 +134,7 @@ impl Programs {
                 "{act}: {count} programs run or have results that nobody has fetched: guest-exec-status fetches them"
             )));
         }
-        let kept = self.0.output_bytes.load(Ordering::Relaxed);
+        let kept = table.output_bytes;
         if kept >= OUTPUT_BYTES_MAX {
             return Err(Error::new(format!(
                 "{act}: {kept} bytes of output of other programs wait to be fetched: guest-exec-status fetches them"
@@ -119,60 +144,152 @@ impl Programs {
         Ok(Place(self))
     }
 
-    /// Makes room by dropping the result that has waited the longest, if that is long enough.
-    fn forget_oldest(&self, table: &mut Table) {
-        let ended = table.known.iter().filter_map(|(pid, record)| Some((*pid, record.ended?.1)));
-        if let Some((pid, since)) = ended.min_by_key(|(_, since)| *since)
-            && since.elapsed() >= RESULT_AGE
-        {
-            log::warn!("nobody has fetched the result of program {pid} for {} s: it is dropped", since.elapsed().as_secs());
-            self.remove(table, pid);
-        }
-    }
-
-    fn remove(&self, table: &mut Table, pid: i32) -> Option<Record> {
-        let record = table.known.remove(&pid)?;
-        let bytes = record.output.iter().map(|output| output.bytes.len()).sum();
-        self.0.output_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        Some(record)
-    }
-
     /// How a program is doing. A result is handed over once. `None` for an unknown program.
     pub fn status(&self, pid: i32) -> Option<Status> {
         let mut table = self.lock();
         if table.known.get(&pid)?.ended.is_none() {
-            return Some(Status::Running);
+            table.reap(pid, &mut Vec::new());
         }
-        let Record { output, ended } = self.remove(&mut table, pid)?;
-        ended.map(|(exit, _)| Status::Ended(exit, output))
+        match table.known.get(&pid)?.ended {
+            None => Some(Status::Running),
+            Some((exit, _)) => table.remove(pid).map(|output| Status::Ended(exit, output)),
+        }
     }
 
-    /// Programs that have started since the last call. For the supervisor.
-    pub fn take_started(&self) -> Vec<Started> {
-        std::mem::take(&mut self.lock().started)
+    /// The pipes to be waited for. For the supervisor.
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let table = self.lock();
+        let outputs = table.known.values().flat_map(|program| &program.pipes).flatten();
+        let inputs = table.known.values().filter_map(|program| program.input.as_ref());
+        outputs
+            .chain(&table.left_open)
+            .map(|pipe| Waiting::ToRead(Arc::clone(pipe)))
+            .chain(inputs.map(|feed| Waiting::ToWrite(Arc::clone(&feed.pipe))))
+            .collect()
     }
 
-    /// Keeps output of a program, up to the limits. For the supervisor.
-    pub fn keep(&self, pid: i32, stream: usize, bytes: &[u8]) {
+    /// Moves what can be moved through all pipes, and notes which programs have ended. For the supervisor.
+    pub fn serve(&self) {
         let mut table = self.lock();
-        let Some(record) = table.known.get_mut(&pid).filter(|record| record.ended.is_none()) else { return };
-        let output = &mut record.output[stream];
-        let room = STREAM_BYTES_MAX - output.bytes.len();
-        let room = room.min(OUTPUT_BYTES_MAX.saturating_sub(self.0.output_bytes.load(Ordering::Relaxed)));
-        let kept = &bytes[..bytes.len().min(room)];
-        output.bytes.extend_from_slice(kept);
-        output.truncated |= kept.len() < bytes.len();
-        self.0.output_bytes.fetch_add(kept.len(), Ordering::Relaxed);
+        let mut buffer = Vec::new();
+        let running: Vec<i32> =
+            table.known.iter().filter(|(_, program)| program.ended.is_none()).map(|(pid, _)| *pid).collect();
+        for pid in running {
+            table.feed(pid);
+            table.take(pid, 0, &mut buffer);
+            table.take(pid, 1, &mut buffer);
+            table.reap(pid, &mut buffer);
+        }
+        table.empty_left_open(&mut buffer);
+    }
+}
+
+impl Table {
+    /// Makes room by dropping the result that has waited the longest, if that is long enough.
+    fn forget_oldest(&mut self) {
+        let ended = self.known.iter().filter_map(|(pid, program)| Some((*pid, program.ended?.1)));
+        if let Some((pid, since)) = ended.min_by_key(|(_, since)| *since)
+            && since.elapsed() >= RESULT_AGE
+        {
+            let seconds = since.elapsed().as_secs();
+            log::warn!("nobody has fetched the result of program {pid} for {seconds} s: it is dropped");
+            self.remove(pid);
+        }
     }
 
-    /// Notes that a program has ended and all its output is kept. For the supervisor.
-    pub fn end(&self, pid: i32, exit: Exit) {
-        if let Some(record) = self.lock().known.get_mut(&pid) {
-            record.ended = Some((exit, Instant::now()));
-            for output in &mut record.output {
-                output.bytes.shrink_to_fit();
+    fn remove(&mut self, pid: i32) -> Option<[Output; 2]> {
+        let program = self.known.remove(&pid)?;
+        self.output_bytes -= program.output.iter().map(|output| output.bytes.len()).sum::<usize>();
+        Some(program.output)
+    }
+
+    /// Sends a program what it takes of its input.
+    fn feed(&mut self, pid: i32) {
+        let Some(program) = self.known.get_mut(&pid) else { return };
+        let Some(feed) = &mut program.input else { return };
+        match rustix::io::write(&feed.pipe, &feed.data[feed.sent..]) {
+            Ok(count) => feed.sent += count,
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            // The program does not want the rest.
+            Err(_) => feed.sent = feed.data.len(),
+        }
+        if feed.sent == feed.data.len() {
+            program.input = None;
+        }
+    }
+
+    /// Keeps what a pipe holds, up to the limits. False if it holds nothing now.
+    fn take(&mut self, pid: i32, stream: usize, buffer: &mut Vec<u8>) -> bool {
+        let Some(program) = self.known.get_mut(&pid) else { return false };
+        let Some(pipe) = &program.pipes[stream] else { return false };
+        buffer.resize(PIPE_BYTES, 0);
+        match rustix::io::read(pipe, &mut buffer[..]) {
+            Ok(0) => {
+                program.pipes[stream] = None;
+                false
+            }
+            Ok(count) => {
+                self.output_bytes +=
+                    program.output[stream].keep(&buffer[..count], OUTPUT_BYTES_MAX - self.output_bytes);
+                true
+            }
+            Err(Errno::AGAIN | Errno::INTR) => false,
+            Err(error) => {
+                log::warn!("cannot read the output of program {pid}: {error}");
+                program.pipes[stream] = None;
+                false
             }
         }
+    }
+
+    /// Asks whether a program has ended, and notes it after the last of the program's own output.
+    fn reap(&mut self, pid: i32, buffer: &mut Vec<u8>) {
+        let Some(process) = Pid::from_raw(pid) else { return };
+        let exit = match waitpid(Some(process), WaitOptions::NOHANG) {
+            Ok(None) => return,
+            Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => return,
+            },
+            Err(error) => {
+                log::error!("cannot ask how program {pid} ended: {error}");
+                Exit::Code(255)
+            }
+        };
+        for stream in 0..2 {
+            // What the program itself wrote is in the pipe by now; its descendants may write for ever.
+            let mut pieces_left = STREAM_BYTES_MAX / PIPE_BYTES;
+            while pieces_left > 0 && self.take(pid, stream, buffer) {
+                pieces_left -= 1;
+            }
+        }
+        let Some(program) = self.known.get_mut(&pid) else { return };
+        program.input = None;
+        self.left_open.extend(program.pipes.iter_mut().filter_map(Option::take));
+        let surplus = self.left_open.len().saturating_sub(LEFT_OPEN_MAX);
+        self.left_open.drain(..surplus);
+        for output in &mut program.output {
+            output.bytes.shrink_to_fit();
+        }
+        program.ended = Some((exit, Instant::now()));
+    }
+
+    fn empty_left_open(&mut self, buffer: &mut Vec<u8>) {
+        self.left_open.retain(|pipe| {
+            buffer.resize(PIPE_BYTES, 0);
+            matches!(rustix::io::read(pipe, &mut buffer[..]), Ok(1..) | Err(Errno::AGAIN | Errno::INTR))
+        });
+    }
+}
+
+impl Output {
+    /// Keeps bytes up to the limit and to `room`; returns how many.
+    fn keep(&mut self, bytes: &[u8], room: usize) -> usize {
+        let kept = bytes.len().min(room).min(STREAM_BYTES_MAX - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..kept]);
+        self.truncated |= kept < bytes.len();
+        kept
     }
 }
 
@@ -182,15 +299,26 @@ pub struct Place<'a>(&'a Programs);
 impl Place<'_> {
     /// Puts a started program there.
     pub fn fill(self, started: Started) {
+        let Started { pid, output, input } = started;
+        let has_pipes = input.is_some() || output.iter().any(Option::is_some);
+        let program = Program {
+            output: Default::default(),
+            pipes: output.map(|pipe| pipe.map(Arc::new)),
+            input: input.map(|(pipe, data)| Feed { pipe: Arc::new(pipe), data, sent: 0 }),
+            ended: None,
+        };
         let programs = self.0;
         let mut table = programs.lock();
-        if programs.remove(&mut table, started.pid).is_some() {
-            log::warn!("nobody has fetched the result of an earlier program {}: it is dropped", started.pid);
+        if table.remove(pid).is_some() {
+            log::warn!("nobody has fetched the result of an earlier program {pid}: it is dropped");
         }
-        table.known.insert(started.pid, Record::default());
-        table.started.push(started);
+        table.known.insert(pid, program);
+        table.feed(pid);
         drop(table);
-        if let Some(wake) = &*programs.0.wake.lock().unwrap_or_else(PoisonError::into_inner) {
+        // The end of a program wakes the supervisor by itself; that may have been before the program was in the table.
+        if let Some(wake) = &*programs.0.wake.lock().unwrap_or_else(PoisonError::into_inner)
+            && has_pipes
+        {
             wake();
         }
     }
@@ -203,68 +331,5 @@ impl Drop for Place<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Exit, PROGRAMS_MAX, Programs, STREAM_BYTES_MAX, Started, Status};
-
-    fn start(programs: &Programs, pid: i32) {
-        programs.reserve("test").unwrap().fill(Started { pid, output: [None, None], input: None });
-    }
-
-    #[test]
-    fn a_result_is_handed_over_once() {
-        let programs = Programs::default();
-        start(&programs, 7);
-        programs.keep(7, 0, b"out");
-        assert!(matches!(programs.status(7), Some(Status::Running)));
-        programs.end(7, Exit::Code(3));
-        let Some(Status::Ended(exit, output)) = programs.status(7) else { panic!("it has ended") };
-        assert_eq!((exit, &*output[0].bytes, output[0].truncated), (Exit::Code(3), &b"out"[..], false));
-        assert!(programs.status(7).is_none());
-    }
-
-    #[test]
-    fn exactly_the_limit_is_not_truncated_and_more_is() {
-        let programs = Programs::default();
-        start(&programs, 7);
-        programs.keep(7, 0, &vec![1; STREAM_BYTES_MAX]);
-        programs.keep(7, 1, &vec![1; STREAM_BYTES_MAX]);
-        programs.keep(7, 1, b"x");
-        programs.end(7, Exit::Code(0));
-        let Some(Status::Ended(_, output)) = programs.status(7) else { panic!("it has ended") };
-        assert_eq!(output.map(|output| (output.bytes.len(), output.truncated)), [
-            (STREAM_BYTES_MAX, false),
-            (STREAM_BYTES_MAX, true)
-        ]);
-    }
-
-    #[test]
-    fn programs_and_their_output_are_limited() {
-        let programs = Programs::default();
-        for pid in 0..PROGRAMS_MAX as i32 {
-            start(&programs, pid);
-        }
-        assert!(programs.reserve("test").is_err_and(|error| error.desc.contains("512 programs")));
-        programs.end(0, Exit::Code(0));
-        programs.status(0);
-        drop(programs.reserve("test").unwrap());
-        for pid in 1..9 {
-            programs.keep(pid, 0, &vec![1; STREAM_BYTES_MAX]);
-        }
-        assert!(programs.reserve("test").is_err_and(|error| error.desc.contains("134217728 bytes of output")));
-        for pid in 1..9 {
-            programs.end(pid, Exit::Code(0));
-            programs.status(pid);
-        }
-        drop(programs.reserve("test").unwrap());
-    }
-
-    #[test]
-    fn a_reused_process_id_means_the_newer_program() {
-        let programs = Programs::default();
-        start(&programs, 7);
-        programs.keep(7, 0, b"old");
-        programs.end(7, Exit::Code(1));
-        start(&programs, 7);
-        assert!(matches!(programs.status(7), Some(Status::Running)));
-    }
-}
+#[path = "programs_tests.rs"]
+mod tests;

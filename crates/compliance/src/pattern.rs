@@ -44,7 +44,7 @@ pub fn matches(pattern: &Value, value: &Value, variables: &mut Variables) -> Res
                 .collect();
             masked.map(Value::Array)
         }
-        (Value::Number(expected), Value::Number(found)) if expected.as_f64() == found.as_f64() => Ok(value.clone()),
+        (Value::Number(expected), Value::Number(found)) if expected.as_f64() == found.as_f64() => Ok(pattern.clone()),
         (expected, found) if expected == found => Ok(value.clone()),
         (expected, found) => Err(format!("expected {}, found {}", shorten(expected), shorten(found))),
     }

@@ -160,7 +160,10 @@ impl Host {
                 let query = request("guest-exec-status", text, variables)?;
                 let reply = await_exit(connection, &query)?;
                 match step.expected.as_slice() {
-                    [expectation] => compare_reply(expectation, &reply, variables, answers),
+                    [expectation] => {
+                        answers.push(compare_reply(expectation, &reply, variables)?);
+                        Ok(())
+                    }
                     _ => Err("`await-exit` is followed by one reply".to_owned()),
                 }
             }
@@ -258,11 +261,15 @@ fn collect(
                 rest.iter().take_while(|reply| expectation.check(reply, &mut variables.clone()).is_ok()).count().max(1)
             }
         };
-        for _ in 0..wanted_count {
+        for index in 0..wanted_count {
             let Some((reply, others)) = rest.split_first() else {
                 return Err(incomplete("a reply is missing", &replies, expected));
             };
-            compare_reply(expectation, reply, variables, answers)?;
+            let answer = compare_reply(expectation, reply, variables)?;
+            // How many there are of `many` is left open, also between two agents.
+            if index == 0 || expectation.repeat != Repeat::Many {
+                answers.push(answer);
+            }
             rest = others;
         }
     }
@@ -286,17 +293,10 @@ fn incomplete(failure: &str, replies: &[Received], expected: &[Expectation]) -> 
     report
 }
 
-fn compare_reply(
-    expectation: &Expectation,
-    reply: &Received,
-    variables: &mut Variables,
-    answers: &mut Vec<Value>,
-) -> Result<(), Failure> {
-    let answer = expectation
+fn compare_reply(expectation: &Expectation, reply: &Received, variables: &mut Variables) -> Result<Value, Failure> {
+    expectation
         .check(reply, variables)
-        .map_err(|why| format!("{why}\nexpected: {}\ncame:     {}", expectation.shown(), reply.shown()))?;
-    answers.push(answer);
-    Ok(())
+        .map_err(|why| format!("{why}\nexpected: {}\ncame:     {}", expectation.shown(), reply.shown()))
 }
 
 fn await_exit(connection: &mut Connection, query: &[u8]) -> Result<Received, Failure> {

@@ -68,9 +68,7 @@ impl Actions {
         let mut actions = Self(unsafe { actions.assume_init() });
         for (number, stream) in (0..).zip(streams) {
             // SAFETY: the actions are initialised; the descriptors are plain numbers here.
-            check(unsafe {
-                libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, stream.as_raw_fd(), number)
-            })?;
+            check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, stream.as_raw_fd(), number) })?;
         }
         Ok(actions)
     }

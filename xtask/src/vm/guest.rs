@@ -222,9 +222,14 @@ impl Guest {
 
     /// Runs `restart`, which must make the guest boot anew, and waits until it can be controlled again.
     pub fn reboot(&mut self, restart: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
+        let before = self.shell(BOOT_ID)?;
         restart(self)?;
         self.machine.wait_for_event("RESET", BOOT_PATIENCE)?;
-        self.connect_control()
+        self.connect_control()?;
+        let now = self.shell(BOOT_ID)?;
+        ensure!(now != before, "the guest did not start anew");
+        Ok(())
     }
 
     /// The end of what the guest printed on its console.

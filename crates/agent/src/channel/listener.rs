@@ -28,9 +28,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// A listening socket.
 pub enum Listener {
-    /// AF_UNIX.
+    /// `AF_UNIX`.
     Unix(UnixListener),
-    /// AF_VSOCK.
+    /// `AF_VSOCK`.
     Vsock(VsockListener),
 }
 
@@ -69,8 +69,9 @@ impl Listener {
 
     /// Uses a socket that a service manager listens on.
     pub fn passed(socket: OwnedFd) -> Result<Self, String> {
-        let address = rustix::net::getsockname(&socket)
-            .map_err(|error| format!("Socket activation failed: descriptor 3 is no socket: {}", cause_text(&error.into())))?;
+        let address = rustix::net::getsockname(&socket).map_err(|error| {
+            format!("Socket activation failed: descriptor 3 is no socket: {}", cause_text(&error.into()))
+        })?;
         match address.address_family() {
             AddressFamily::UNIX => Ok(Self::Unix(UnixListener::from(socket))),
             AddressFamily::VSOCK => Ok(Self::Vsock(VsockListener::from(socket))),

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use qga_protocol::base64::Base64;
+use qga_protocol::base64::{Base64, Base64Text};
 use qga_protocol::exec::{CaptureMode, CaptureOutput, Exec, ExecStarted, ExecStatus, Status};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -36,7 +36,7 @@ impl Run for Exec<'_> {
         let quoted: Vec<String> = words.map(|word| format!("{word:?}")).collect();
         audit(format_args!("guest-exec called: {}", quoted.join(" ")));
         let failed = |cause: &str| Error::new(format!("Failed to execute child process “{}” ({cause})", self.path));
-        let input = self.input_data.as_ref().map(|text| text.decode()).transpose()?;
+        let input = self.input_data.as_ref().map(Base64Text::decode).transpose()?;
         let place = call.agent.programs.reserve(&format!("Failed to execute child process “{}”", self.path))?;
         let mode = self.capture_output.map_or(CaptureMode::None, CaptureOutput::mode);
         let (streams, started) = connect(mode, input).map_err(|cause| failed(&cause_text(&cause)))?;
@@ -98,7 +98,8 @@ fn start(exec: &Exec<'_>, streams: &[OwnedFd; 3]) -> io::Result<i32> {
     let mut refused = io::Error::from(Errno::NOENT);
     for candidate in candidates(&exec.path, &search) {
         let file = text(candidate)?;
-        let program = qga_sys::spawn::Program { file: &file, arguments: &arguments, environment: &environment, streams };
+        let program =
+            qga_sys::spawn::Program { file: &file, arguments: &arguments, environment: &environment, streams };
         match program.start() {
             Ok(pid) => return Ok(pid),
             Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
@@ -110,6 +111,7 @@ fn start(exec: &Exec<'_>, streams: &[OwnedFd; 3]) -> io::Result<i32> {
                 return program.start();
             }
             Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                _ if exec.path.contains('/') => return Err(error),
                 // Not here; but what was here and may not be executed is the better reason.
                 Some(Errno::NOENT | Errno::NOTDIR) => {}
                 Some(Errno::ACCESS) => refused = error,

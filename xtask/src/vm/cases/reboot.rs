@@ -13,7 +13,8 @@ pub const CASES: &[Case] = &[
 fn of_its_own_will(guest: &mut Guest) -> Result<()> {
     // Clients that stay connected throughout: their connection is to QEMU, not to the guest.
     let (mut ours, mut original) = (guest.talk_to_ours()?, guest.talk_to_original()?);
-    guest.reboot(|guest| guest.shell("systemctl --no-block reboot").map(drop))?;
+    // Not at once: the script's own end must still be told.
+    guest.reboot(|guest| guest.shell("systemd-run --quiet --on-active=1 systemctl reboot").map(drop))?;
     for host in [&mut ours, &mut original] {
         host.synchronise(std::time::Duration::from_secs(120))?;
         host.call("guest-ping", &json!({}))?;

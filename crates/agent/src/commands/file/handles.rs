@@ -25,6 +25,8 @@ struct Table {
     files: HashMap<i64, Arc<Slot>>,
     /// Places that are promised to opens under way.
     reserved: usize,
+    /// Numbers that were promised to opens which failed; used first.
+    spare: Vec<i64>,
 }
 
 /// One open file and who uses it.
@@ -58,13 +60,15 @@ impl Files {
             )));
         }
         table.reserved += 1;
-        drop(table);
         // From here on `Drop` gives the place back.
-        let mut reserved = Reserved { files: self, handle: 0 };
-        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
-        reserved.handle = counter.next_handle().map_err(|cause| {
-            Error::io(format_args!("{act}: failed to commit persistent state to disk"), &cause)
-        })?;
+        let mut reserved = Reserved { files: self, handle: table.spare.pop() };
+        drop(table);
+        if reserved.handle.is_none() {
+            let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
+            reserved.handle = Some(counter.next_handle().map_err(|cause| {
+                Error::io(format_args!("{act}: failed to commit persistent state to disk"), &cause)
+            })?);
+        }
         Ok(reserved)
     }
 
@@ -110,21 +114,24 @@ fn not_found(handle: i64) -> Error {
 /// A promised place.
 pub struct Reserved<'a> {
     files: &'a Files,
-    handle: i64,
+    handle: Option<i64>,
 }
 
 impl Reserved<'_> {
     /// Puts the file there; returns its handle.
-    pub fn fill(self, file: OwnedFd) -> i64 {
+    pub fn fill(mut self, file: OwnedFd) -> i64 {
         let slot = Slot { state: Mutex::new(Use::Free(file)), freed: Condvar::new() };
-        self.files.lock().files.insert(self.handle, Arc::new(slot));
-        self.handle
+        let handle = self.handle.take().unwrap_or_default();
+        self.files.lock().files.insert(handle, Arc::new(slot));
+        handle
     }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.files.lock().reserved -= 1;
+        let mut table = self.files.lock();
+        table.reserved -= 1;
+        table.spare.extend(self.handle);
     }
 }
 

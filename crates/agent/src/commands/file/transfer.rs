@@ -123,7 +123,10 @@ pub fn write(file: &OwnedFd, text: &Base64Text<'_>, count: usize, call: &Call<'_
         Err(Stop::Text(error)) => Err(error.into()),
         Err(Stop::Failed(cause)) => {
             let error = Error::io("failed to write to file", &cause.into());
-            Err(Error::new(format!("{} ({written} of {count} bytes were written)", error.desc)))
+            match written {
+                0 => Err(error),
+                _ => Err(Error::new(format!("{} ({written} of {count} bytes were written)", error.desc))),
+            }
         }
     }
 }

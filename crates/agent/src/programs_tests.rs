@@ -1,0 +1,68 @@
+//! The table's limits, on output and on programs; the programs themselves are run by the compliance suite.
+
+use super::{Duration, Exit, Instant, OUTPUT_BYTES_MAX, Output, PROGRAMS_MAX, Programs, RESULT_AGE, STREAM_BYTES_MAX};
+use super::{Started, Status};
+
+/// A program of whose process nothing is asked: it counts as ended when `end` says so.
+fn start(programs: &Programs, pid: i32) {
+    programs.reserve("test").unwrap().fill(Started { pid, output: [None, None], input: None });
+}
+
+fn end(programs: &Programs, pid: i32, exit: Exit, age: Duration) {
+    let ended = Instant::now().checked_sub(age).unwrap();
+    programs.lock().known.get_mut(&pid).unwrap().ended = Some((exit, ended));
+}
+
+#[test]
+fn a_result_is_handed_over_once() {
+    let programs = Programs::default();
+    start(&programs, 7);
+    programs.lock().known.get_mut(&7).unwrap().output[0].keep(b"out", 100);
+    programs.lock().output_bytes = 3;
+    end(&programs, 7, Exit::Code(3), Duration::ZERO);
+    let Some(Status::Ended(exit, output)) = programs.status(7) else { panic!("it has ended") };
+    assert_eq!((exit, &*output[0].bytes, output[0].truncated), (Exit::Code(3), &b"out"[..], false));
+    assert!(programs.status(7).is_none());
+    assert_eq!(programs.lock().output_bytes, 0);
+}
+
+#[test]
+fn exactly_the_limit_is_not_truncated_and_more_is() {
+    let mut output = Output::default();
+    assert_eq!(output.keep(&vec![1; STREAM_BYTES_MAX], usize::MAX), STREAM_BYTES_MAX);
+    assert!(!output.truncated);
+    assert_eq!(output.keep(b"x", usize::MAX), 0);
+    assert!(output.truncated);
+    let mut short_of_room = Output::default();
+    assert_eq!(short_of_room.keep(b"abc", 2), 2);
+    assert!(short_of_room.truncated);
+}
+
+#[test]
+fn programs_are_limited_and_only_an_old_result_makes_room() {
+    let programs = Programs::default();
+    for pid in 1..=PROGRAMS_MAX as i32 {
+        start(&programs, pid);
+    }
+    end(&programs, 1, Exit::Code(0), Duration::ZERO);
+    assert!(programs.reserve("test").is_err_and(|error| error.desc.contains("512 programs")));
+    end(&programs, 1, Exit::Code(0), RESULT_AGE);
+    drop(programs.reserve("test").unwrap());
+    assert!(programs.status(1).is_none());
+}
+
+#[test]
+fn output_that_nobody_fetches_is_limited() {
+    let programs = Programs::default();
+    programs.lock().output_bytes = OUTPUT_BYTES_MAX;
+    assert!(programs.reserve("test").is_err_and(|error| error.desc.contains("134217728 bytes of output")));
+}
+
+#[test]
+fn a_reused_process_id_means_the_newer_program() {
+    let programs = Programs::default();
+    start(&programs, 7);
+    end(&programs, 7, Exit::Code(1), Duration::ZERO);
+    start(&programs, 7);
+    assert!(programs.lock().known[&7].ended.is_none());
+}

@@ -7,6 +7,7 @@ use crate::commands::file::Files;
 use crate::exclusive::Exclusive;
 use crate::policy::Policy;
 use crate::programs::Programs;
+use crate::root::Root;
 use crate::state::State;
 use crate::stuck::Stuck;
 
@@ -18,6 +19,8 @@ pub struct Agent {
     pub files: Files,
     /// Programs started for clients.
     pub programs: Programs,
+    /// The machine that it runs on.
+    pub root: Root,
     /// Held by a command that changes the machine.
     pub exclusive: Exclusive,
     /// What requests may hold of memory.
@@ -33,6 +36,7 @@ impl Agent {
             policy,
             files: Files::new(state),
             programs,
+            root: Root::host(),
             exclusive: Exclusive::default(),
             budget: Budget::default(),
             stuck: Stuck::default(),

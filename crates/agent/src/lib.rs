@@ -1,0 +1,172 @@
+//! The guest agent: what is done when a host asks. The binary `qemu-ga` is [`main`] and nothing else.
+//!
+//! This file starts it: options, log, state, channel, in this order; then the main thread becomes the supervisor of
+//! signals and programs while others serve the host. ARCHITECTURE.md has the map.
+//!
+//! It is a library only so that tests and fuzzers reach the readers of the system's files; nothing of it is stable.
+
+mod agent;
+mod budget;
+mod channel;
+mod commands;
+mod config;
+#[cfg(unix)]
+mod daemon;
+mod dispatch;
+mod error;
+mod exclusive;
+mod key_file;
+mod lane;
+mod log;
+mod options;
+mod outlet;
+mod pid_file;
+mod policy;
+mod programs;
+mod registry;
+pub mod root;
+mod session;
+mod state;
+mod stuck;
+mod supervisor;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use self::agent::Agent;
+use self::channel::Channel;
+use self::channel::device::{Device, Kind};
+use self::channel::listener::Listener;
+use self::config::{Configuration, Failure, Method};
+use self::daemon::Detached;
+use self::error::cause_text;
+use self::options::{Action, Environment};
+use self::pid_file::PidFile;
+use self::programs::Programs;
+use self::state::State;
+use self::supervisor::Supervisor;
+
+/// Runs the agent with the process's arguments and environment.
+#[must_use]
+pub fn main() -> ExitCode {
+    qga_sys::allocator::give_back_large_buffers();
+    let names: Vec<&str> = registry::entries().map(|entry| entry.info.name).collect();
+    let action = Action::from_arguments(std::env::args_os().skip(1), &Environment::of_process(), &names);
+    let ended = match action {
+        Ok(Action::Run(configuration)) => run(&configuration),
+        // A reader that has closed its end has read what it wanted.
+        Ok(Action::Print(text)) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { text }) => {
+            eprintln!("qemu-ga: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until a signal ends it.
+fn run(configuration: &Configuration) -> Result<(), Failure> {
+    if !configuration.daemon {
+        return serve(configuration, None, || ());
+    }
+    let readiness = match daemon::detach()? {
+        Detached::Parent => return Ok(()),
+        Detached::Daemon(readiness) => readiness,
+    };
+    // Its lock comes before all else: a second agent must fail before it touches anything.
+    let mut readiness = Some(readiness);
+    let result = PidFile::create(&configuration.pidfile).and_then(|pid_file| {
+        serve(configuration, Some(pid_file), || {
+            if let Some(readiness) = readiness.take() {
+                readiness.ready();
+            }
+        })
+    });
+    match (result, readiness) {
+        // The parent says why.
+        (Err(failure), Some(readiness)) => {
+            readiness.failed(&failure);
+            std::process::exit(1);
+        }
+        (result, _) => result,
+    }
+}
+
+fn serve(configuration: &Configuration, pid_file: Option<PidFile>, ready: impl FnOnce()) -> Result<(), Failure> {
+    log::open(configuration.logfile.as_deref(), configuration.verbose)?;
+    let result = prepare(configuration).and_then(|(supervisor, channel, agent)| {
+        ready();
+        let started = std::thread::Builder::new()
+            .name("channel".to_owned())
+            .stack_size(lane::STACK_BYTES)
+            .spawn(move || channel.serve(&agent));
+        started.map_err(|error| Failure::of("cannot start a thread", &error))?;
+        supervisor.run();
+        Ok(())
+    });
+    if let Some(pid_file) = pid_file {
+        pid_file.remove();
+    }
+    result
+}
+
+/// Opens everything that can fail, so that a start either succeeds or says what is wrong.
+fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Agent>), Failure> {
+    for warning in &configuration.warnings {
+        ::log::warn!("{warning}");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = qga_sys::descriptor::close_all_on_exec() {
+        ::log::debug!("descriptors from before the start may pass on to programs: {}", cause_text(&error));
+    }
+    let state = State::open(&configuration.statedir)?;
+    if state.is_marked_frozen() {
+        ::log::warn!(
+            "'{}' says that an earlier agent left file systems frozen; this one cannot thaw them",
+            state.frozen_marker().display()
+        );
+    }
+    let programs = Programs::default();
+    let supervisor = Supervisor::new(&programs).map_err(|error| Failure::of("cannot take over the signals", &error))?;
+    let channel = open_channel(configuration)?;
+    Ok((supervisor, channel, Arc::new(Agent::new(configuration.policy.clone(), state, programs))))
+}
+
+fn open_channel(configuration: &Configuration) -> Result<Channel, Failure> {
+    if configuration.socket_activation.is_some() {
+        let socket = qga_sys::daemon::activated_socket()
+            .map_err(|error| Failure::of("Socket activation failed: no descriptor 3", &error))?;
+        return Listener::passed(socket).map(Channel::Listener).map_err(Failure::new);
+    }
+    let path = configuration.path.as_deref().unwrap_or_default();
+    let device = |kind: Kind| {
+        Device::open(kind, Path::new(path), configuration.retry_path).map(Channel::Device).map_err(|error| {
+            Failure::new(format!("error opening channel '{path}': {}{}", cause_text(&error), advice(kind, &error)))
+        })
+    };
+    match configuration.method {
+        Method::VirtioSerial => device(Kind::Virtio),
+        Method::IsaSerial => device(Kind::Serial),
+        Method::UnixListen => Listener::unix(Path::new(path)).map(Channel::Listener).map_err(Failure::new),
+        Method::VsockListen => Listener::vsock(path).map(Channel::Listener).map_err(Failure::new),
+    }
+}
+
+/// What to do about a port that cannot be opened.
+fn advice(kind: Kind, error: &std::io::Error) -> &'static str {
+    match (kind, error.kind()) {
+        (Kind::Virtio, std::io::ErrorKind::NotFound) => {
+            " (has the virtual machine a virtio-serial port of this name? -p names another one, -r waits for it)"
+        }
+        (Kind::Virtio, std::io::ErrorKind::ResourceBusy) => " (another process, perhaps another agent, has it open)",
+        _ => "",
+    }
+}

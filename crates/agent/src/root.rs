@@ -1,0 +1,152 @@
+//! Where the system's files are: every reader of `/proc`, `/sys`, `/etc`, `/run` and `/dev` takes a [`Root`] first.
+//!
+//! On a live machine that is `/`; in tests it is a directory that holds a recorded machine. So a bug on somebody's
+//! hardware becomes a recording and an expected reply. Reading is bounded: a file of the system that is larger than
+//! anybody expects is an error, not memory.
+//!
+//! What cannot be recorded as files (netlink, ioctls, statvfs) does not come through here.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+
+/// Most bytes of one file of the system.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Most symbolic links followed on the way to a file, as in the kernel.
+const LINKS_MAX: usize = 40;
+
+/// A prefix of all paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    directory: PathBuf,
+}
+
+impl Root {
+    /// This machine.
+    #[must_use]
+    pub fn host() -> Self {
+        Self::at("/")
+    }
+
+    /// The machine recorded below a directory.
+    pub fn at(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// Whether it is the machine that the agent runs on, so that system calls on paths mean the same as the files.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.directory == Path::new("/")
+    }
+
+    /// Where an absolute path of the machine is. Symbolic links on the way are not followed by this function.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.directory.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// A file's bytes.
+    pub fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        let file = fs::File::open(self.resolved(path.as_ref())?)?;
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 4 MiB"));
+        }
+        Ok(bytes)
+    }
+
+    /// A file's text without the line end at its end; bytes that are no UTF-8 become U+FFFD.
+    pub fn read_text(&self, path: impl AsRef<Path>) -> io::Result<String> {
+        let text = String::from_utf8_lossy(&self.read(path)?).into_owned();
+        Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+    }
+
+    /// The names in a directory, sorted.
+    pub fn list(&self, path: impl AsRef<Path>) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(self.resolved(path.as_ref())?)?;
+        let mut names: Vec<String> =
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Whether there is something at a path.
+    pub fn exists(&self, path: impl AsRef<Path>) -> bool {
+        self.resolved(path.as_ref()).is_ok_and(|path| path.symlink_metadata().is_ok())
+    }
+
+    /// What a symbolic link says.
+    pub fn read_link(&self, path: impl AsRef<Path>) -> io::Result<PathBuf> {
+        fs::read_link(self.path(path))
+    }
+
+    /// The path inside the machine after following all symbolic links, as realpath(3). What it leads to must exist.
+    pub fn canonical(&self, path: impl AsRef<Path>) -> io::Result<PathBuf> {
+        let mut pending: Vec<PathBuf> = vec![path.as_ref().to_owned()];
+        let mut found = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(next) = pending.pop() {
+            let mut components = next.components();
+            let Some(component) = components.next() else { continue };
+            pending.push(components.as_path().to_owned());
+            match component {
+                Component::RootDir | Component::Prefix(_) => found = PathBuf::from("/"),
+                Component::CurDir => {}
+                Component::ParentDir => {
+                    found.pop();
+                }
+                Component::Normal(name) => {
+                    let candidate = found.join(name);
+                    if self.path(&candidate).symlink_metadata()?.is_symlink() {
+                        links += 1;
+                        if links > LINKS_MAX {
+                            return Err(rustix::io::Errno::LOOP.into());
+                        }
+                        pending.push(self.read_link(&candidate)?);
+                    } else {
+                        found = candidate;
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where a path leads, links followed inside the machine.
+    fn resolved(&self, path: &Path) -> io::Result<PathBuf> {
+        if self.is_host() { Ok(path.to_owned()) } else { Ok(self.path(self.canonical(path)?)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Root;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    #[test]
+    fn links_stay_inside_the_machine() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        fs::create_dir_all(root.path("/sys/devices/a")).unwrap();
+        fs::create_dir_all(root.path("/sys/class")).unwrap();
+        fs::write(root.path("/sys/devices/a/size"), "12\n").unwrap();
+        symlink("../devices/a", root.path("/sys/class/relative")).unwrap();
+        symlink("/sys/devices/a", root.path("/sys/class/absolute")).unwrap();
+        symlink("loop", root.path("/sys/class/loop")).unwrap();
+        for link in ["/sys/class/relative", "/sys/class/absolute"] {
+            assert_eq!(root.canonical(link).unwrap(), Path::new("/sys/devices/a"));
+            assert_eq!(root.read_text(Path::new(link).join("size")).unwrap(), "12");
+        }
+        assert_eq!(root.canonical("/sys/class/loop").unwrap_err().raw_os_error(), Some(40));
+        assert!(root.canonical("/sys/nothing").is_err());
+        assert_eq!(root.list("/sys/class").unwrap(), ["absolute", "loop", "relative"]);
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_an_error() {
+        assert!(Root::host().read("/dev/zero").is_err());
+    }
+}

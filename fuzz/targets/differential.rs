@@ -1,24 +1,20 @@
 //! The same bytes to the original and to ours: both answer with the same sequence of successes and error classes.
 //!
-//! `FUZZ_ORIGINAL` and `FUZZ_OURS` name the programs (`cargo xtask fuzz` sets them). Both are started with an allow
-//! list of harmless commands. What differs on purpose is left out of the comparison: how many errors a burst of broken
+//! `FUZZ_ORIGINAL` and `FUZZ_OURS` name the sockets of two agents that `cargo xtask fuzz` has started with an allow list
+//! of harmless commands. What differs on purpose is left out of the comparison: how many errors a burst of broken
 //! bytes gives, brackets that do not match, numbers that no double holds.
 
 #![no_main]
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use qga_protocol::stream::Decoder;
 use serde_json::Value;
 
-/// Nothing here changes anything.
-const ALLOWED: &str = "--allow-rpcs=guest-ping,guest-sync,guest-sync-delimited,guest-info";
 /// More could fill the sockets with errors while nobody reads.
 const LONGEST_INPUT: usize = 800;
 /// Of the sync that ends each input.
@@ -34,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
     if differs_on_purpose(input) {
         return;
     }
-    let agents = AGENTS.get_or_init(|| Mutex::new([Agent::start("FUZZ_ORIGINAL"), Agent::start("FUZZ_OURS")]));
+    let agents = AGENTS.get_or_init(|| Mutex::new([Agent::connect("FUZZ_ORIGINAL"), Agent::connect("FUZZ_OURS")]));
     let mut agents = agents.lock().expect("a panic ends the run");
     let [original, ours] = agents.each_mut().map(|agent| agent.ask(input));
     assert_eq!(original, ours, "the original and ours differ for {:?}", String::from_utf8_lossy(input));
@@ -51,46 +47,34 @@ enum Answer {
 }
 
 struct Agent {
-    process: Child,
+    name: &'static str,
     writer: UnixStream,
     reader: BufReader<UnixStream>,
-    _folder: tempfile::TempDir,
 }
 
 impl Agent {
-    fn start(variable: &str) -> Self {
-        let program = std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} names no agent"));
-        let folder = tempfile::tempdir().expect("a folder for the agent");
-        let socket = folder.path().join("socket");
-        let process = Command::new(&program)
-            .args(["-m", "unix-listen", ALLOWED, "-p"])
-            .arg(&socket)
-            .arg("-t")
-            .arg(folder.path())
-            .env("QGA_CONF", folder.path().join("no-configuration"))
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.display()));
-        let writer = connect(&socket);
+    fn connect(name: &'static str) -> Self {
+        let socket = std::env::var_os(name).unwrap_or_else(|| panic!("{name} names no socket"));
+        let writer = UnixStream::connect(&socket).unwrap_or_else(|error| panic!("{}: {error}", socket.display()));
         writer.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
         let reader = BufReader::new(writer.try_clone().expect("a socket can be shared"));
-        Self { process, writer, reader, _folder: folder }
+        Self { name, writer, reader }
     }
 
     fn ask(&mut self, input: &[u8]) -> Vec<Answer> {
         let end = format!("{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{END}}}}}\n");
         let request = [input, b"\n\xff", end.as_bytes()].concat();
-        self.writer.write_all(&request).unwrap_or_else(|error| panic!("{} does not read: {error}", self.name()));
+        self.writer.write_all(&request).unwrap_or_else(|error| panic!("{} does not read: {error}", self.name));
         let mut answers = Vec::new();
         loop {
             let mut line = Vec::new();
-            self.reader.read_until(b'\n', &mut line).unwrap_or_else(|error| panic!("{} is silent: {error}", self.name()));
-            assert!(!line.is_empty(), "{} closed the connection", self.name());
+            self.reader.read_until(b'\n', &mut line).unwrap_or_else(|error| panic!("{} is silent: {error}", self.name));
+            assert!(!line.is_empty(), "{} closed the connection", self.name);
             let delimited = line.strip_prefix(b"\xff");
             let text = delimited.unwrap_or(&line);
             // The original writes infinity, which is no JSON; such inputs are not compared, but the line must be read.
             let Ok(reply) = serde_json::from_slice::<Value>(text) else {
-                panic!("{} answered {:?}", self.name(), String::from_utf8_lossy(&line))
+                panic!("{} answered {:?}", self.name, String::from_utf8_lossy(&line))
             };
             if delimited.is_some() && reply["return"] == END {
                 // The reset byte before the end is one error at most, and belongs to no answer.
@@ -104,11 +88,6 @@ impl Agent {
                 answers.push(answer);
             }
         }
-    }
-
-    fn name(&self) -> String {
-        let link = format!("/proc/{}/exe", self.process.id());
-        std::fs::read_link(link).map_or_else(|_| "an agent that has ended".to_owned(), |path| path.display().to_string())
     }
 }
 
@@ -128,17 +107,6 @@ impl Answer {
                 Self::Success(format!("{kind}, delimited {is_delimited}, id {}", reply.get("id").is_some()))
             }
         }
-    }
-}
-
-fn connect(socket: &Path) -> UnixStream {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => return stream,
-            Err(error) => assert!(Instant::now() < deadline, "no agent at {}: {error}", socket.display()),
-        }
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -173,7 +141,8 @@ fn brackets_match(input: &[u8], honour_strings: bool) -> bool {
 
 /// `1e400` is infinity to the original, which then answers with what is no JSON.
 fn has_a_long_exponent(input: &[u8]) -> bool {
-    let is_exponent = |rest: &[u8]| rest.iter().filter(|byte| !matches!(byte, b'+' | b'-' | b'0')).take(3).all(u8::is_ascii_digit);
+    let is_exponent =
+        |rest: &[u8]| rest.iter().filter(|byte| !matches!(byte, b'+' | b'-' | b'0')).take(3).all(u8::is_ascii_digit);
     input.split(|byte| byte.eq_ignore_ascii_case(&b'e')).skip(1).any(|rest| rest.len() >= 3 && is_exponent(rest))
         || input.split(|byte| !byte.is_ascii_digit()).any(|digits| digits.len() > 300)
 }

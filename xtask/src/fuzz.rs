@@ -6,11 +6,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::launch::Agent;
 use crate::{build, original, packages, style};
 
 const TARGETS: &[&str] = &["decoder", "request", "differential"];
 /// The compiler that has the sanitizers and the coverage that libFuzzer follows.
 const TOOLCHAIN: &str = "+nightly";
+
+/// Whatever the fuzzer makes up, it can do no harm with these.
+const HARMLESS: &str = "--allow-rpcs=guest-ping,guest-sync,guest-sync-delimited,guest-info";
 
 struct Options {
     seconds: u64,
@@ -46,16 +50,20 @@ pub fn main(arguments: &[String]) -> Result<()> {
     let seconds = (options.seconds / options.targets.len() as u64).max(1);
     for target in options.targets {
         println!("\n{}", style::heading(&format!("== {target}, {seconds} s")));
-        let mut command = Command::new("cargo");
-        if target == "differential" {
-            match original::original_agent() {
-                Ok(path) => command.env("FUZZ_ORIGINAL", path).env("FUZZ_OURS", build::agent_binary()?),
-                Err(reason) => {
-                    println!("{}: {reason:#}", style::warning("skipped"));
-                    continue;
-                }
-            };
+        if target != "differential" {
+            fuzz(&mut Command::new("cargo"), target, seconds)?;
+            continue;
         }
+        let original = match original::original_agent() {
+            Ok(path) => Agent::start(&path, &[HARMLESS])?,
+            Err(reason) => {
+                println!("{}: {reason:#}", style::warning("skipped"));
+                continue;
+            }
+        };
+        let ours = Agent::start(&build::agent_binary()?, &[HARMLESS])?;
+        let mut command = Command::new("cargo");
+        command.env("FUZZ_ORIGINAL", original.socket()).env("FUZZ_OURS", ours.socket());
         fuzz(&mut command, target, seconds)?;
     }
     Ok(())

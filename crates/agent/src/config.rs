@@ -7,6 +7,7 @@
 //!
 //! Order: built-in, then one file, then the command line, then socket activation.
 
+use crate::error::cause_text;
 use crate::key_file::{self, KeyFile};
 use crate::options::Environment;
 use crate::policy::{self, Policy};
@@ -47,7 +48,7 @@ impl Failure {
 
     /// From an act (`cannot open the log file /x`) and the system's reason.
     pub fn of(act: impl fmt::Display, error: &io::Error) -> Self {
-        Self { text: format!("{act}: {}", reason(error)) }
+        Self { text: format!("{act}: {}", cause_text(error)) }
     }
 }
 
@@ -58,16 +59,6 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-/// The system's reason alone: `No such file or directory`, without `(os error 2)`.
-#[must_use]
-pub fn reason(error: &io::Error) -> String {
-    let mut text = error.to_string();
-    if let Some(start) = text.rfind(" (os error ") {
-        text.truncate(start);
-    }
-    text
-}
 
 /// How the host is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 //! The fork comes first and the child opens everything, the pid file's lock before all else: so a second agent fails
 //! before it takes the first one's socket away, and the parent's exit code says whether the child serves.
 
-use crate::config::{Failure, reason};
+use crate::config::Failure;
+use crate::error::cause_text;
 use qga_sys::daemon::{ForkedAs, Word, WordToParent};
 use rustix::fs::Mode;
 
@@ -54,7 +55,7 @@ impl Readiness {
     pub fn ready(self) {
         rustix::process::umask(Mode::RWXG | Mode::RWXO);
         if let Err(error) = qga_sys::daemon::leave_standard_streams() {
-            log::warn!("cannot leave the standard streams: {}", reason(&error));
+            log::warn!("cannot leave the standard streams: {}", cause_text(&error));
         }
         self.0.ready();
     }

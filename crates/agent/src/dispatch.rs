@@ -79,3 +79,7 @@ fn serve(agent: &Agent, entry: &Entry, request: &Request, voice: &Voice) -> Resu
         Err(error)
     })
 }
+
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+mod tests;

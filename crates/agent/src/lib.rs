@@ -31,12 +31,13 @@ mod stuck;
 mod supervisor;
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use self::agent::Agent;
-use self::channel::Channel;
+use self::channel::{Channel, Link};
 use self::channel::device::{Device, Kind};
 use self::channel::listener::Listener;
 use self::config::{Configuration, Failure, Method};
@@ -44,7 +45,9 @@ use self::daemon::Detached;
 use self::error::cause_text;
 use self::options::{Action, Environment};
 use self::pid_file::PidFile;
+use self::policy::Policy;
 use self::programs::Programs;
+use self::root::Root;
 use self::state::State;
 use self::supervisor::Supervisor;
 
@@ -116,6 +119,13 @@ fn serve(configuration: &Configuration, pid_file: Option<PidFile>, ready: impl F
         pid_file.remove();
     }
     result
+}
+
+/// Serves one client of a machine that is recorded below a directory, until the client hangs up.
+pub fn serve_recorded(root: Root, state_directory: &Path, client: UnixStream) -> std::io::Result<()> {
+    let state = State::open(state_directory).map_err(|failure| std::io::Error::other(failure.text))?;
+    let agent = Agent { root, ..Agent::new(Policy::default(), state, Programs::default()) };
+    session::serve(&Arc::new(agent), &Arc::new(Link::from(client)))
 }
 
 /// Opens everything that can fail, so that a start either succeeds or says what is wrong.

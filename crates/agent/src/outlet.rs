@@ -57,6 +57,11 @@ impl Outlet {
 }
 
 impl Voice {
+    /// Another voice on the same way out.
+    pub fn sibling(&self) -> Voice {
+        self.outlet.voice()
+    }
+
     /// Takes the right to speak away for good.
     pub fn silence(&self) {
         self.silenced.store(true, Ordering::Release);

@@ -3,7 +3,8 @@
 //! The lock is the kind the original takes (a POSIX record lock over the whole file), so either sees the other. The file
 //! is removed by the agent that wrote it and by nobody else.
 
-use crate::config::{Failure, reason};
+use crate::config::Failure;
+use crate::error::cause_text;
 use rustix::fs::{FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType};
@@ -85,7 +86,7 @@ impl Drop for PidFile {
         if self.is_at_its_path()
             && let Err(error) = std::fs::remove_file(&self.path)
         {
-            log::warn!("cannot remove the pid file '{}': {}", self.path.display(), reason(&error));
+            log::warn!("cannot remove the pid file '{}': {}", self.path.display(), cause_text(&error));
         }
     }
 }

@@ -27,11 +27,9 @@ const FAREWELL_TICK: Duration = Duration::from_millis(500);
 
 /// Serves a client until it is gone. The result tells why, if it did not just leave.
 pub fn serve(agent: &Arc<Agent>, link: &Arc<Link>) -> std::io::Result<()> {
-    let outlet = Outlet::new(Arc::clone(link));
     let mut session = Session {
         agent,
-        lane: Lane::new(agent, outlet.voice()),
-        outlet,
+        lane: Lane::new(agent, Outlet::new(Arc::clone(link)).voice()),
         decoder: Decoder::default(),
         held: agent.budget.hold(),
     };
@@ -56,7 +54,6 @@ pub fn serve(agent: &Arc<Agent>, link: &Arc<Link>) -> std::io::Result<()> {
 
 struct Session<'a> {
     agent: &'a Arc<Agent>,
-    outlet: Arc<Outlet>,
     lane: Arc<Lane>,
     decoder: Decoder,
     /// What the half message in the decoder takes of the agent's budget.
@@ -97,7 +94,7 @@ impl Session<'_> {
         let info = registry::find(&request.name()).map(|entry| entry.info);
         if info.is_some_and(is_sync) && !self.lane.settles() {
             self.lane.give_up("the client asked for a resynchronisation");
-            self.lane = Lane::new(self.agent, self.outlet.voice());
+            self.lane = Lane::new(self.agent, self.lane.voice.sibling());
         }
         let immediate = info.is_none_or(|info| info.rules.immediate);
         if immediate && self.lane.is_idle() {

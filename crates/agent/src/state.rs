@@ -8,6 +8,7 @@
 //! The format is the original's, so that either can take over from the other.
 
 use crate::config::Failure;
+use crate::error::cause_text;
 use crate::key_file::KeyFile;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -65,7 +66,7 @@ impl State {
         let handle = self.next_handle;
         let next = handle.checked_add(1).ok_or_else(|| io::Error::other("no handle numbers are left"))?;
         self.store(next).map_err(|error| {
-            let reason = crate::config::reason(&error);
+            let reason = cause_text(&error);
             io::Error::new(error.kind(), format!("failed to commit persistent state to disk: {reason}"))
         })?;
         self.next_handle = next;
@@ -102,7 +103,7 @@ impl State {
         let bytes = match read() {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(crate::config::reason(&error)),
+            Err(error) => return Err(cause_text(&error)),
         };
         let file = KeyFile::parse(&bytes).map_err(|problem| format!("line {}: {}", problem.line, problem.text))?;
         let Some(entry) = file.last("global", "fd_counter") else { return Ok(None) };

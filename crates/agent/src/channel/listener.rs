@@ -80,10 +80,10 @@ impl Listener {
     }
 
     fn accept(&self) -> io::Result<Link> {
-        Ok(Link::new(match self {
-            Self::Unix(listener) => Stream::Unix(listener.accept()?.0),
-            Self::Vsock(listener) => Stream::Vsock(listener.accept()?.0),
-        }))
+        Ok(match self {
+            Self::Unix(listener) => Link::from(listener.accept()?.0),
+            Self::Vsock(listener) => Link::new(Stream::Vsock(listener.accept()?.0)),
+        })
     }
 
     /// Serves clients, for ever.

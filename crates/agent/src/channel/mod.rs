@@ -55,6 +55,12 @@ enum Stream {
     Port(OwnedFd),
 }
 
+impl From<UnixStream> for Link {
+    fn from(stream: UnixStream) -> Self {
+        Self::new(Stream::Unix(stream))
+    }
+}
+
 impl Link {
     fn new(stream: Stream) -> Self {
         Self { stream, opened: Instant::now(), active: AtomicU64::new(0) }
@@ -124,6 +130,12 @@ impl Link {
     fn shut_down(&self) {
         // Fails only if the client has done it already.
         let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Both);
+    }
+}
+
+impl From<UnixStream> for Link {
+    fn from(stream: UnixStream) -> Self {
+        Self::new(Stream::Unix(stream))
     }
 }
 

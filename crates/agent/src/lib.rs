@@ -1,7 +1,7 @@
 //! The guest agent: what is done when a host asks. The binary `qemu-ga` is [`main`] and nothing else.
 //!
-//! This file starts it: options, log, state, channel, in this order; then the main thread becomes the supervisor of
-//! signals and programs while others serve the host. ARCHITECTURE.md has the map.
+//! This file starts it: options, log, state, channel, in this order; then one thread supervises signals and
+//! programs while others serve the host. ARCHITECTURE.md has the map.
 //!
 //! It is a library only so that tests and fuzzers reach the readers of the system's files; nothing of it is stable.
 
@@ -30,6 +30,7 @@ mod state;
 mod stuck;
 mod supervisor;
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -37,9 +38,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use self::agent::Agent;
-use self::channel::{Channel, Link};
 use self::channel::device::{Device, Kind};
 use self::channel::listener::Listener;
+use self::channel::{Channel, Link};
 use self::config::{Configuration, Failure, Method};
 use self::daemon::Detached;
 use self::error::cause_text;
@@ -75,10 +76,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Serves until a signal ends it.
+/// Serves until a signal ends it; returns earlier in the parent of a daemon, or if the start fails.
 fn run(configuration: &Configuration) -> Result<(), Failure> {
     if !configuration.daemon {
-        return serve(configuration, None, || ());
+        return serve(configuration, None, || ()).map(|never| match never {});
     }
     let readiness = match daemon::detach()? {
         Detached::Parent => return Ok(()),
@@ -99,26 +100,26 @@ fn run(configuration: &Configuration) -> Result<(), Failure> {
             readiness.failed(&failure);
             std::process::exit(1);
         }
-        (result, _) => result,
+        (Err(failure), None) => Err(failure),
     }
 }
 
-fn serve(configuration: &Configuration, pid_file: Option<PidFile>, ready: impl FnOnce()) -> Result<(), Failure> {
+fn serve(
+    configuration: &Configuration,
+    pid_file: Option<PidFile>,
+    ready: impl FnOnce(),
+) -> Result<Infallible, Failure> {
     log::open(configuration.logfile.as_deref(), configuration.verbose)?;
-    let result = prepare(configuration).and_then(|(supervisor, channel, agent)| {
-        ready();
-        let started = std::thread::Builder::new()
-            .name("channel".to_owned())
-            .stack_size(lane::STACK_BYTES)
-            .spawn(move || channel.serve(&agent));
-        started.map_err(|error| Failure::of("cannot start a thread", &error))?;
+    let (supervisor, channel, agent) = prepare(configuration)?;
+    ready();
+    let started = std::thread::Builder::new().name("supervisor".to_owned()).stack_size(lane::STACK_BYTES).spawn(|| {
         supervisor.run();
-        Ok(())
+        drop(pid_file);
+        std::process::exit(0);
     });
-    if let Some(pid_file) = pid_file {
-        pid_file.remove();
-    }
-    result
+    started.map_err(|error| Failure::of("cannot start a thread", &error))?;
+    // On the process's first thread, so that the first client need not wait for another one to start.
+    channel.serve(&agent)
 }
 
 /// Serves one client of a machine that is recorded below a directory, until the client hangs up.

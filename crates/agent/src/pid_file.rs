@@ -73,11 +73,6 @@ impl PidFile {
         self.file.set_len(0)?;
         (&self.file).write_all(format!("{}\n", std::process::id()).as_bytes())
     }
-
-    /// Removes the file, as dropping it does.
-    pub fn remove(self) {
-        drop(self);
-    }
 }
 
 impl Drop for PidFile {
@@ -106,7 +101,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // Reading it by another descriptor of this process ends the lock; this test needs none.
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
-        pid_file.remove();
+        drop(pid_file);
         assert!(!path.exists());
     }
 
@@ -126,7 +121,7 @@ mod tests {
         let pid_file = PidFile::create(&path).unwrap();
         std::fs::rename(&path, directory.path().join("old")).unwrap();
         std::fs::write(&path, "another agent's").unwrap();
-        pid_file.remove();
+        drop(pid_file);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "another agent's");
     }
 

@@ -1,4 +1,4 @@
-//! The main thread's work: waits for signals and for the pipes of all programs that clients have started.
+//! Waits for signals and for the pipes of all programs that clients have started.
 //!
 //! One thread waits for all of it, whatever the number of programs. It never blocks but in poll(2).
 

@@ -44,8 +44,8 @@ fn recorded_machines_get_the_expected_replies() {
     for tree_path in trees() {
         machine_count += 1;
         let json_path = tree_path.with_extension("json");
-        let expected: Map<String, Value> = serde_json::from_str(&read(&json_path))
-            .unwrap_or_else(|error| panic!("{}: {error}", json_path.display()));
+        let expected: Map<String, Value> =
+            serde_json::from_str(&read(&json_path)).unwrap_or_else(|error| panic!("{}: {error}", json_path.display()));
         let directory = tempfile::tempdir().expect("a temporary directory");
         tree::lay_out(&tree_path.display().to_string(), &read(&tree_path), directory.path());
         let found = replies(directory.path(), expected.keys());

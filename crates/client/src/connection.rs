@@ -1,6 +1,5 @@
 //! One connection: a request line out, a reply line in, and the way back to order when something was left over.
 
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -8,6 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
+use qga_protocol::Command;
+use qga_protocol::session::SyncDelimited;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use crate::error::{AgentError, Error};
 use crate::lines::{Limits, Lines, NoLine, SENTINEL, Skip};
 
-const SYNC: &str = "guest-sync-delimited";
+const SYNC: &str = SyncDelimited::INFO.name;
 
 /// How long a connection by socket waits.
 #[derive(Debug, Clone, Copy)]
@@ -148,11 +149,8 @@ impl<S: Read + Write> Connection<S> {
     /// To be called first on a new connection and after any error other than [`Error::Agent`].
     pub fn sync(&mut self) -> Result<(), Error> {
         let id = random_id();
-        self.request.clear();
-        self.request.push(SENTINEL);
-        self.request.extend_from_slice(b"{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":");
-        self.request.extend_from_slice(id.to_string().as_bytes());
-        self.request.extend_from_slice(b"}}\n");
+        self.write_request(SYNC, Some(SyncDelimited { id }))?;
+        self.request.insert(0, SENTINEL);
         self.send_request(SYNC)?;
 
         let mut allowance = self.limits.discarded_bytes;
@@ -179,7 +177,7 @@ impl<S: Read + Write> Connection<S> {
     /// Calls a command by its type.
     pub fn call<C>(&mut self, command: &C) -> Result<C::Reply, Error>
     where
-        C: qga_protocol::Command,
+        C: Command,
         C::Reply: DeserializeOwned,
     {
         let name = C::INFO.name;
@@ -219,21 +217,6 @@ impl<S: Read + Write> Connection<S> {
     pub fn receive_line(&mut self, act: &str) -> Result<&[u8], Error> {
         let (limit, silence) = (self.limits.reply_bytes, self.silence);
         self.lines.next(&mut self.stream, limit).map_err(|problem| no_line(act, problem, limit, silence))
-    }
-
-    /// Makes a request in place: `fill` appends the arguments, which are an object in JSON. For large ones, which would
-    /// be copied and searched for characters to escape on the usual way.
-    pub(crate) fn send_with(&mut self, command: &str, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), Error> {
-        self.request.clear();
-        self.request.extend_from_slice(format!("{{\"execute\":\"{command}\",\"arguments\":").as_bytes());
-        fill(&mut self.request);
-        self.request.extend_from_slice(b"}\n");
-        self.send_request(command)
-    }
-
-    /// Receives a reply whose parts stay in the receive buffer.
-    pub(crate) fn receive_borrowed<'a, T: Deserialize<'a>>(&'a mut self, command: &str) -> Result<T, Error> {
-        parse_reply(command, self.receive_line(command)?)
     }
 
     fn write_request<A: Serialize>(&mut self, execute: &str, arguments: Option<A>) -> Result<(), Error> {
@@ -287,12 +270,4 @@ fn random_id() -> i64 {
     // Each RandomState has keys of its own; the hash of nothing under random keys is a random number.
     let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     (random >> 1) as i64
-}
-
-/// Appends `text` as a JSON string.
-pub(crate) fn push_json_text(request: &mut Vec<u8>, text: &str) {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    // `Value` prints a string with quotes and escapes and cannot fail.
-    let _ = write!(quoted, "{}", Value::from(text));
-    request.extend_from_slice(quoted.as_bytes());
 }

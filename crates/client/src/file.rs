@@ -1,29 +1,15 @@
 //! Whole files to and from the guest, in pieces.
 
-use std::borrow::Cow;
 use std::io::{self, Read, Write};
 
-use serde::Deserialize;
-use serde_json::json;
+use qga_protocol::base64::Base64Text;
+use qga_protocol::{Command, file};
 
 use crate::connection::Connection;
 use crate::error::Error;
 
 /// Bytes of a file in one message. In base64 they are 5.3 MiB, well below the 10 MiB at which libvirt drops a reply.
 pub const PIECE_BYTES: usize = 4 << 20;
-
-#[derive(Deserialize)]
-struct ReadReply<'a> {
-    count: usize,
-    #[serde(rename = "buf-b64", borrow)]
-    bytes: Cow<'a, str>,
-    eof: bool,
-}
-
-#[derive(Deserialize)]
-struct WriteReply {
-    count: usize,
-}
 
 impl<S: Read + Write> Connection<S> {
     /// Reads a whole file of the guest into memory.
@@ -41,21 +27,20 @@ impl<S: Read + Write> Connection<S> {
     /// Copies a file of the guest to a writer. Returns the number of bytes.
     pub fn copy_from_guest(&mut self, path: &str, target: &mut impl Write) -> Result<u64, Error> {
         let handle = self.open(path, "r")?;
-        let mut decoded = Vec::new();
         let mut copy = || {
             let mut copied = 0;
             loop {
-                let eof = self.read_piece(handle, PIECE_BYTES, &mut decoded)?;
+                let piece = self.read_piece(handle, PIECE_BYTES)?;
                 target
-                    .write_all(&decoded)
+                    .write_all(&piece.buf_b64.0)
                     .map_err(|source| Error::Local { act: format!("copy {path} from the guest"), source })?;
-                copied += decoded.len() as u64;
-                if eof {
+                copied += piece.buf_b64.0.len() as u64;
+                if piece.eof {
                     return Ok(copied);
                 }
-                if decoded.is_empty() {
+                if piece.buf_b64.0.is_empty() {
                     let problem = "neither bytes nor the end of the file came: it has nothing to give now";
-                    return Err(Error::reply("guest-file-read", problem, path.as_bytes()));
+                    return Err(Error::reply(file::Read::INFO.name, problem, path.as_bytes()));
                 }
             }
         };
@@ -85,48 +70,41 @@ impl<S: Read + Write> Connection<S> {
 
     /// Opens a file in the guest and returns its handle. `mode` is one of fopen(3)'s.
     pub fn open(&mut self, path: &str, mode: &str) -> Result<i64, Error> {
-        let reply = self.call_raw("guest-file-open", json!({ "path": path, "mode": mode }))?;
-        reply.as_i64().ok_or_else(|| Error::reply("guest-file-open", "no handle", reply.to_string().as_bytes()))
+        self.call(&file::Open { path: path.to_owned(), mode: Some(mode.to_owned()) })
     }
 
     /// Closes a handle.
     pub fn close(&mut self, handle: i64) -> Result<(), Error> {
-        self.call_raw("guest-file-close", json!({ "handle": handle })).map(|_| ())
+        self.call(&file::Close { handle }).map(|_| ())
     }
 
-    /// Reads up to `count` bytes into `decoded`, replacing what it held. Returns whether the end was met.
-    pub fn read_piece(&mut self, handle: i64, count: usize, decoded: &mut Vec<u8>) -> Result<bool, Error> {
-        const COMMAND: &str = "guest-file-read";
-        self.send_with(COMMAND, |request| {
-            request.extend_from_slice(format!("{{\"handle\":{handle},\"count\":{count}}}").as_bytes());
-        })?;
-        let reply: ReadReply<'_> = self.receive_borrowed(COMMAND)?;
-        decoded.clear();
-        base64_simd::STANDARD
-            .decode_append(reply.bytes.as_bytes(), decoded)
-            .map_err(|problem| Error::reply(COMMAND, problem, reply.bytes.as_bytes()))?;
-        if decoded.len() != reply.count {
-            let problem = format!("it says {} bytes and carries {}", reply.count, decoded.len());
-            return Err(Error::reply(COMMAND, problem, reply.bytes.as_bytes()));
+    /// Reads up to `count` bytes at the handle's position.
+    pub fn read_piece(&mut self, handle: i64, count: usize) -> Result<file::FileRead, Error> {
+        let piece = self.call(&file::Read { handle, count: Some(count as i64) })?;
+        let carried = piece.buf_b64.0.len();
+        if carried as i64 != piece.count {
+            let problem = format!("it says {} bytes and carries {carried}", piece.count);
+            return Err(Error::reply(file::Read::INFO.name, problem, b""));
         }
-        Ok(reply.eof)
+        Ok(piece)
     }
 
     /// Writes all of `bytes` at the handle's position.
     pub fn write_piece(&mut self, handle: i64, mut bytes: &[u8]) -> Result<(), Error> {
-        const COMMAND: &str = "guest-file-write";
         while !bytes.is_empty() {
-            self.send_with(COMMAND, |request| {
-                request.extend_from_slice(format!("{{\"handle\":{handle},\"buf-b64\":\"").as_bytes());
-                base64_simd::STANDARD.encode_append(bytes, request);
-                request.extend_from_slice(b"\"}");
-            })?;
-            let reply: WriteReply = self.receive_reply(COMMAND)?;
-            if reply.count == 0 || reply.count > bytes.len() {
-                let problem = format!("{} of {} bytes were written", reply.count, bytes.len());
-                return Err(Error::reply(COMMAND, problem, b""));
-            }
-            bytes = &bytes[reply.count..];
+            let command = file::Write { handle, buf_b64: Base64Text::encode(bytes), count: None };
+            let written = self.call(&command)?.count;
+            bytes = usize::try_from(written)
+                .ok()
+                .filter(|&count| count > 0)
+                .and_then(|count| bytes.get(count..))
+                .ok_or_else(|| {
+                    Error::reply(
+                        file::Write::INFO.name,
+                        format!("{written} of {} bytes were written", bytes.len()),
+                        b"",
+                    )
+                })?;
         }
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde_json::json;
+use qga_protocol::Command;
+use qga_protocol::base64::{Base64, Base64Text};
+use qga_protocol::exec::{CaptureOutput, Exec, ExecStatus, Status};
 
-use crate::connection::{Connection, push_json_text};
+use crate::connection::Connection;
 use crate::error::Error;
 
 /// The first wait between two questions; it grows until [`LONGEST_PAUSE`].
@@ -61,19 +62,6 @@ pub struct Output {
     pub stderr_truncated: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Status {
-    exited: bool,
-    exitcode: Option<i64>,
-    signal: Option<i64>,
-    out_data: Option<String>,
-    err_data: Option<String>,
-    // The original says `false` when it did truncate and leaves the member out when not: its presence is the sign.
-    out_truncated: Option<bool>,
-    err_truncated: Option<bool>,
-}
-
 impl<S: Read + Write> Connection<S> {
     /// Runs a program to its end and returns what it wrote. `input`, if any, is what it reads.
     pub fn run(&mut self, program: &str, arguments: &[&str], input: Option<&[u8]>) -> Result<Output, Error> {
@@ -96,53 +84,35 @@ impl<S: Read + Write> Connection<S> {
 
     /// Starts a program and returns its number in the guest.
     pub fn start_program(&mut self, program: &Program) -> Result<i64, Error> {
-        const COMMAND: &str = "guest-exec";
-        #[derive(Deserialize)]
-        struct Started {
-            pid: i64,
-        }
-        self.send_with(COMMAND, |request| {
-            request.extend_from_slice(b"{\"path\":");
-            push_json_text(request, &program.path);
-            let lists = [("arg", Some(&program.arguments)), ("env", program.environment.as_ref())];
-            for (name, list) in lists {
-                if let Some(list) = list {
-                    request.extend_from_slice(format!(",\"{name}\":{}", json!(list)).as_bytes());
-                }
-            }
-            if let Some(input) = &program.input {
-                request.extend_from_slice(b",\"input-data\":\"");
-                base64_simd::STANDARD.encode_append(input, request);
-                request.push(b'"');
-            }
-            request.extend_from_slice(format!(",\"capture-output\":{}}}", program.capture).as_bytes());
-        })?;
-        self.receive_reply::<Started>(COMMAND).map(|started| started.pid)
+        let command = Exec {
+            path: program.path.clone(),
+            arg: Some(program.arguments.clone()),
+            env: program.environment.clone(),
+            input_data: program.input.as_deref().map(Base64Text::encode),
+            capture_output: Some(CaptureOutput::Flag(program.capture)),
+        };
+        self.call(&command).map(|started| started.pid)
     }
 
     /// What a program left, or `None` while it runs. The agent gives it out once.
     pub fn program_output(&mut self, pid: i64) -> Result<Option<Output>, Error> {
-        const COMMAND: &str = "guest-exec-status";
-        self.send_with(COMMAND, |request| request.extend_from_slice(format!("{{\"pid\":{pid}}}").as_bytes()))?;
-        let status: Status = self.receive_reply(COMMAND)?;
+        let status: ExecStatus = self.call(&Status { pid })?;
         if !status.exited {
             return Ok(None);
         }
         let exit = match (status.exitcode, status.signal) {
             (Some(code), _) => Exit::Code(code),
             (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => return Err(Error::reply(COMMAND, "it has neither an exit code nor a signal", b"")),
+            (None, None) => {
+                return Err(Error::reply(Status::INFO.name, "it has neither an exit code nor a signal", b""));
+            }
         };
-        let decode = |text: Option<String>| {
-            let text = text.unwrap_or_default();
-            base64_simd::STANDARD
-                .decode_to_vec(text.as_bytes())
-                .map_err(|problem| Error::reply(COMMAND, problem, text.as_bytes()))
-        };
+        let bytes = |data: Option<Base64>| data.unwrap_or_default().0;
         Ok(Some(Output {
             exit,
-            stdout: decode(status.out_data)?,
-            stderr: decode(status.err_data)?,
+            stdout: bytes(status.out_data),
+            stderr: bytes(status.err_data),
+            // The original says false when it did truncate and leaves the member out when not: its presence is the sign.
             stdout_truncated: status.out_truncated.is_some(),
             stderr_truncated: status.err_truncated.is_some(),
         }))

@@ -2,10 +2,16 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::Counts;
+
+/// How long to wait for more output of a program that has ended: a process that it left behind may hold the pipe.
+const AFTERWARDS: Duration = Duration::from_secs(2);
 
 /// What a run left.
 pub struct Ran {
@@ -15,46 +21,86 @@ pub struct Ran {
     pub counts: Counts,
 }
 
-/// Runs `command`; its standard output is shown and read, its errors are shown.
+/// Runs `command`; what it prints is shown and read.
 pub fn run(command: &mut Command) -> Result<Ran> {
     if crate::style::colours() {
         command.env("CARGO_TERM_COLOR", "always");
     }
     let program = command.get_program().display().to_string();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {program}"))?;
-    let output = child.stdout.take().expect("asked for above");
-    let mut counts = Counts::default();
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.with_context(|| format!("cannot read the output of {program}"))?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        counts += report(&line);
+    // One pipe for both streams keeps their lines in order.
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let errors = writer.try_clone().context("cannot share a pipe")?;
+    command.stdin(Stdio::null()).stdout(writer).stderr(errors);
+    let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+    // The command holds the pipe's other end until it is told to use something else.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                break;
+            }
+        }
+    });
+    let mut report = Report::default();
+    let mut status = None;
+    loop {
+        match lines.recv_timeout(AFTERWARDS) {
+            Ok(line) => {
+                println!("{line}");
+                report.add(&line);
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) if status.is_some() => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                status = child.try_wait().with_context(|| format!("cannot ask after {program}"))?;
+            }
+        }
     }
     let status = child.wait().with_context(|| format!("cannot wait for {program}"))?;
-    Ok(Ran { success: status.success(), counts })
+    Ok(Ran { success: status.success(), counts: report.counts() })
 }
 
-/// What a line says: libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; ...`, or the compliance suite's
-/// `skipped: NAME: reason`.
-fn report(line: &str) -> Counts {
-    let line = without_colours(line);
-    let mut counts = Counts::default();
-    let number =
-        |text: &str, what: &str| text.trim().strip_suffix(what)?.trim().rsplit(' ').next()?.parse::<u64>().ok();
-    if let Some(result) = line.strip_prefix("test result: ") {
-        for part in result.split(';') {
-            counts.passed += number(part, "passed").unwrap_or(0);
-            counts.failed += number(part, "failed").unwrap_or(0);
-            counts.skipped += number(part, "ignored").unwrap_or(0);
+/// What the lines of a test program say.
+#[derive(Debug, Default)]
+struct Report {
+    /// libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+    tests: Counts,
+    /// The compliance suite's `session: cases: 17, failed: 0, skipped: 0`.
+    cases: Counts,
+    /// Tests that are tables of such cases, which would be counted twice.
+    tables: Counts,
+}
+
+impl Report {
+    fn add(&mut self, line: &str) {
+        let line = without_colours(line);
+        if let Some(result) = line.strip_prefix("test result: ") {
+            let number = |what: &str| {
+                let part = result.split(';').find_map(|part| part.trim().strip_suffix(what));
+                part.and_then(|part| part.trim().rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+            };
+            self.tests += Counts { passed: number("passed"), failed: number("failed"), skipped: number("ignored") };
+        } else if let Some((_, numbers)) = line.split_once(": cases: ") {
+            let mut numbers = numbers.split(", ").map(|part| part.rsplit(' ').next()?.trim().parse::<u64>().ok());
+            let mut next = || numbers.next().flatten();
+            if let (Some(cases), Some(failed), Some(skipped)) = (next(), next(), next()) {
+                self.cases += Counts { passed: cases.saturating_sub(failed), failed, skipped };
+                self.tables += Counts::single(failed == 0);
+            }
         }
-    } else if line.strip_prefix("skipped: ").is_some_and(|rest| rest.contains(": ")) {
-        counts.skipped = 1;
     }
-    counts
+
+    fn counts(&self) -> Counts {
+        let mut counts = self.cases;
+        counts += Counts {
+            passed: self.tests.passed.saturating_sub(self.tables.passed),
+            failed: self.tests.failed.saturating_sub(self.tables.failed),
+            skipped: self.tests.skipped,
+        };
+        counts
+    }
 }
 
 /// The text without the escape sequences that colour it.
@@ -72,16 +118,33 @@ fn without_colours(line: &str) -> String {
 mod tests {
     use super::*;
 
-    fn check(line: &str, passed: u64, failed: u64, skipped: u64) {
-        assert_eq!(report(line), Counts { passed, failed, skipped }, "{line}");
+    fn check(lines: &str, passed: u64, failed: u64, skipped: u64) {
+        let mut report = Report::default();
+        lines.lines().for_each(|line| report.add(line));
+        assert_eq!(report.counts(), Counts { passed, failed, skipped }, "{lines}");
     }
 
     #[test]
     fn reports_are_read_and_other_lines_are_not() {
         check("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.02s", 3, 0, 1);
         check("test result: \x1b[31mFAILED\x1b[0m. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out", 3, 2, 0);
-        check("skipped: starts_by_socket: the agent runs already", 0, 0, 1);
-        check("running 3 tests, which passed, failed, skipped", 0, 0, 0);
-        check("test a ... ok", 0, 0, 0);
+        check("running 3 tests, which passed, failed, skipped\ntest a ... ok", 0, 0, 0);
+    }
+
+    #[test]
+    fn a_table_counts_by_its_cases_and_not_once_more_as_a_test() {
+        check(
+            "session: cases: 17, failed: 0, skipped: 2\ntest b ... limits: cases: 5, failed: 1, skipped: 0\n\
+             test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s",
+            17 + 4 + 1,
+            1,
+            2,
+        );
+    }
+
+    #[test]
+    fn a_process_left_behind_does_not_hold_the_run_up() {
+        let ran = run(Command::new("sh").args(["-c", "sleep 20 & echo 'x: cases: 2, failed: 0, skipped: 0'"]));
+        assert_eq!(ran.expect("sh runs").counts.passed, 2);
     }
 }

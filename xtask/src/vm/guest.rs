@@ -243,6 +243,7 @@ impl Guest {
             "systemctl status --no-pager --lines 8 {OUR_UNIT} 2>&1
              systemctl status --no-pager --lines 2 original-agent | head -3
              ls -l /dev/virtio-ports
+             head -7 /sys/kernel/debug/virtio-ports/vport*p1
              dmesg --level err,warn | tail -5"
         );
         let state = match self.shell_result(&script) {

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::session;
 const CLIENTS_MAX: usize = 64;
 /// A client that has spoken more recently than this keeps its place.
 const SILENT_MS_MIN: u64 = 1000;
+/// Threads that wait for a client at once; one whose client has left ends if there are as many.
+const WAITING_MAX: usize = 2;
 /// Pause after accepting has failed, for want of descriptors say.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -88,35 +91,62 @@ impl Listener {
 
     /// Serves clients, for ever.
     pub fn serve(self, agent: &Arc<Agent>) -> ! {
-        let clients = Arc::new(Clients::default());
+        let crew = Arc::new(Crew {
+            listener: self,
+            agent: Arc::clone(agent),
+            clients: Clients::default(),
+            waiting: AtomicUsize::new(0),
+        });
+        crew.work();
         loop {
-            clients.make_room();
-            match self.accept() {
-                Ok(link) => {
-                    let link = Arc::new(link);
-                    let (agent, clients) = (Arc::clone(agent), Arc::clone(&clients));
-                    let thread = std::thread::Builder::new().name("session".to_owned()).stack_size(STACK_BYTES);
-                    clients.lock().push(Arc::clone(&link));
-                    let own = Arc::clone(&link);
-                    let everyone = Arc::clone(&clients);
-                    let started = thread.spawn(move || {
-                        if let Err(error) = session::serve(&agent, &own) {
-                            log::info!("a client's connection has failed: {}", cause_text(&error));
-                        }
-                        clients.remove(&own);
-                    });
-                    if let Err(error) = started {
-                        log::warn!("cannot serve another client: {error}");
-                        everyone.remove(&link);
-                        std::thread::sleep(RETRY_PAUSE);
-                    }
-                }
+            // Others wait for clients; this is the process's first thread, which cannot end alone.
+            std::thread::park();
+        }
+    }
+}
+
+/// The threads that serve a socket's clients. Who accepts a client serves it, and sees to it that somebody else waits
+/// for the next one: so no client waits for a thread to start.
+struct Crew {
+    listener: Listener,
+    agent: Arc<Agent>,
+    clients: Clients,
+    /// Threads that wait for a client.
+    waiting: AtomicUsize,
+}
+
+impl Crew {
+    /// Waits for a client, serves it, and so on until enough others wait.
+    fn work(self: &Arc<Self>) {
+        while self.waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX {
+            self.clients.make_room();
+            let accepted = self.listener.accept();
+            let was_last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
+            match accepted {
+                Ok(link) => self.serve(link, was_last),
                 Err(error) => {
                     log::warn!("cannot accept a client: {}", cause_text(&error));
                     std::thread::sleep(RETRY_PAUSE);
                 }
             }
         }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn serve(self: &Arc<Self>, link: Link, was_last: bool) {
+        let link = Arc::new(link);
+        self.clients.lock().push(Arc::clone(&link));
+        if was_last {
+            let crew = Arc::clone(self);
+            let thread = std::thread::Builder::new().name("session".to_owned()).stack_size(STACK_BYTES);
+            if let Err(error) = thread.spawn(move || crew.work()) {
+                log::warn!("further clients have to wait until one leaves: {error}");
+            }
+        }
+        if let Err(error) = session::serve(&self.agent, &link) {
+            log::info!("a client's connection has failed: {}", cause_text(&error));
+        }
+        self.clients.remove(&link);
     }
 }
 

@@ -133,12 +133,6 @@ impl Link {
     }
 }
 
-impl From<UnixStream> for Link {
-    fn from(stream: UnixStream) -> Self {
-        Self::new(Stream::Unix(stream))
-    }
-}
-
 /// Waits until the descriptor is ready in one of these ways, or hung up or broken.
 fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) -> io::Result<PollFlags> {
     let mut polled = [PollFd::new(&fd, flags)];

@@ -82,20 +82,23 @@ fn host_stops_reading(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
-/// The next client gets answers, not the rest of the reply, and at once.
+/// The next client gets answers, also when it comes so soon that the agent hardly notices the change.
 fn host_leaves(guest: &mut Guest) -> Result<()> {
     let pid = guest.our_pid()?;
-    let (mut host, handle) = open_file(guest)?;
-    host.send_request(&read_request(&handle))?;
-    host.read_some(1 << 20)?;
-    drop(host);
-    sleep(Duration::from_secs(2));
-    let before = guest.usage(pid)?;
-    sleep(Duration::from_secs(3));
-    let ticks = guest.usage(pid)?.cpu_ticks - before.cpu_ticks;
-    let mut next = guest.talk_to_ours()?;
-    next.call("guest-file-close", &json!({"handle": handle})).context("the handle outlives the client")?;
+    for absent in [Duration::ZERO, Duration::ZERO, Duration::from_secs(3)] {
+        let (mut host, handle) = open_file(guest)?;
+        host.send_request(&read_request(&handle))?;
+        host.read_some(1 << 20)?;
+        // The agent now waits for the host to take more.
+        sleep(Duration::from_secs(1));
+        let before = guest.usage(pid)?;
+        drop(host);
+        sleep(absent);
+        let mut next = guest.talk_to_ours().with_context(|| format!("{absent:?} after the host has left"))?;
+        next.call("guest-file-close", &json!({"handle": handle})).context("the handle outlives the client")?;
+        let ticks = guest.usage(pid)?.cpu_ticks - before.cpu_ticks;
+        ensure!(ticks <= 20, "{ticks} ticks of 10 ms while the hosts changed, {absent:?} apart");
+    }
     ensure!(guest.our_pid()? == pid, "the agent was restarted meanwhile");
-    ensure!(ticks <= 10, "{ticks} ticks of 10 ms in 3 s after the host has left");
     Ok(())
 }

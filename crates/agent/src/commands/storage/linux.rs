@@ -1,0 +1,132 @@
+//! File systems and disks as `/proc`, `/sys` and udev's database show them.
+//!
+//! A block device is known by its directory in sysfs with all links followed, because that path tells where it is
+//! attached. A device that vanishes while it is looked at is left out.
+
+mod address;
+mod block;
+mod counters;
+mod mounts;
+mod smart;
+mod usage;
+
+use std::path::{Path, PathBuf};
+
+use qga_protocol::storage::{DiskBusType, DiskInfo, FilesystemInfo};
+
+pub use self::counters::disk_stats;
+use self::mounts::Mount;
+use crate::error::Error;
+use crate::root::Root;
+
+/// Where the kernel lists the disks.
+const DISKS: &str = "/sys/block";
+
+/// The file systems that have a block device, the last mounted first: clients turn that round.
+pub fn filesystems(root: &Root) -> Result<Vec<FilesystemInfo>, Error> {
+    let mut mounts = mounts::with_devices(root)?;
+    mounts.reverse();
+    let points = mounts.iter().map(|mount| mount.mountpoint.clone()).collect();
+    let usages = if root.is_host() { usage::of(points) } else { Vec::new() };
+    let mut usages = usages.into_iter();
+    Ok(mounts.iter().map(|mount| filesystem(root, mount, usages.next().flatten())).collect())
+}
+
+fn filesystem(root: &Root, mount: &Mount, usage: Option<usage::Usage>) -> FilesystemInfo {
+    let path = root.canonical(format!("/sys/dev/block/{}", mount.device)).ok();
+    let leaves = path.as_deref().map_or_else(Vec::new, |path| block::leaves(root, beneath(root, mount, path)));
+    FilesystemInfo {
+        name: path.as_deref().map_or_else(|| mount.device.to_string(), block::name),
+        mountpoint: mount.mountpoint.to_string_lossy().into_owned(),
+        r#type: mount.kind.clone(),
+        used_bytes: usage.map(|usage| usage.used_bytes),
+        total_bytes: usage.map(|usage| usage.total_bytes),
+        total_bytes_privileged: usage.map(|usage| usage.total_bytes_privileged),
+        disk: leaves.iter().filter_map(|leaf| address::of(root, leaf, &block::Uevent::read(root, leaf))).collect(),
+    }
+}
+
+/// The devices that a file system lies on: all of a btrfs, of which the mount names one.
+fn beneath(root: &Root, mount: &Mount, path: &Path) -> Vec<PathBuf> {
+    let members = if mount.kind == "btrfs" { block::btrfs_members(root, &block::name(path)) } else { Vec::new() };
+    if members.is_empty() { vec![path.to_owned()] } else { members }
+}
+
+/// The disks by name, each behind its partitions.
+pub fn disks(root: &Root) -> Result<Vec<DiskInfo>, Error> {
+    let mut names =
+        root.list(DISKS).map_err(|error| Error::io(format!("Can't open directory \"{DISKS}\""), &error))?;
+    names.sort_by_cached_key(|name| block::natural_key(name));
+    let mut found = Vec::new();
+    for name in names {
+        let link = Path::new(DISKS).join(&name);
+        // Files beside the links are no disks, and an empty drive has no size.
+        if root.read_link(&link).is_err() || root.read_text(link.join("size")).is_ok_and(|size| size == "0") {
+            continue;
+        }
+        let Ok(path) = root.canonical(&link) else { continue };
+        let uevent = block::Uevent::read(root, &path);
+        let Some(node) = uevent.node.clone() else { continue };
+        found.extend(partitions(root, &path, &name, &node));
+        found.push(disk(root, &path, &uevent, node));
+    }
+    Ok(found)
+}
+
+fn partitions(root: &Root, disk_path: &Path, disk_name: &str, disk_node: &str) -> Vec<DiskInfo> {
+    let mut names = root.list(disk_path).unwrap_or_default();
+    names.retain(|name| name.starts_with(disk_name) && root.exists(disk_path.join(name).join("partition")));
+    names.sort_by_cached_key(|name| block::natural_key(name));
+    let nodes = names.iter().filter_map(|name| block::Uevent::read(root, &disk_path.join(name)).node);
+    let partition = |name| DiskInfo {
+        name,
+        partition: true,
+        dependencies: Some(vec![disk_node.to_owned()]),
+        address: None,
+        alias: None,
+        smart: None,
+    };
+    nodes.map(partition).collect()
+}
+
+fn disk(root: &Root, path: &Path, uevent: &block::Uevent, node: String) -> DiskInfo {
+    let address = if block::is_built_upon_others(path) { None } else { address::of(root, path, uevent) };
+    let is_nvme = address.as_ref().is_some_and(|address| address.bus_type == DiskBusType::Nvme);
+    let node_of = |slave: PathBuf| block::Uevent::read(root, &slave).node;
+    DiskInfo {
+        partition: false,
+        dependencies: block::slaves(root, path).map(|slaves| slaves.into_iter().filter_map(node_of).collect()),
+        address,
+        alias: block::alias(root, path, uevent),
+        smart: if is_nvme && root.is_host() { smart::read(&node) } else { None },
+        name: node,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{disks, filesystems};
+    use crate::root::Root;
+
+    #[test]
+    fn a_machine_without_disks_is_an_error_that_names_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = disks(&Root::at(directory.path())).unwrap_err();
+        assert_eq!(error.desc, "Can't open directory \"/sys/block\": No such file or directory");
+    }
+
+    #[test]
+    fn a_machine_without_mounts_is_an_error_that_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = filesystems(&Root::at(directory.path())).unwrap_err();
+        assert_eq!(error.desc, "failed to read '/proc/self/mountinfo': No such file or directory");
+    }
+
+    #[test]
+    fn this_machine_has_a_usage_for_what_it_boots_from() {
+        for filesystem in filesystems(&Root::host()).unwrap() {
+            let total = filesystem.total_bytes_privileged.unwrap_or(u64::MAX);
+            assert!(filesystem.used_bytes.is_none_or(|used| used <= total), "{filesystem:?}");
+        }
+    }
+}

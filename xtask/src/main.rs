@@ -25,7 +25,12 @@ const COMMANDS: &[Command] = &[
     ("demo", "[--vm]", "builds the agent and shows a host's work with it; in a real guest with --vm", demo::main),
     ("test", "[--no-vm] [--level NAME]...", "every proof, level by level, with one table at the end", test::main),
     ("vm", "[NAME]... [--shell] [--keep]", "the virtual machine level alone, or its cases by name", vm::main),
-    ("bench", "[--quick] [--save] [--ours PATH]", "measures our agent beside the original in one run", bench::main),
+    (
+        "bench",
+        "[--quick] [--only WORD] [--save] [--ours PATH]",
+        "measures our agent beside the original in one run",
+        bench::main,
+    ),
     (
         "fuzz",
         "[--seconds N] [TARGET]...",
@@ -67,7 +72,7 @@ fn help() -> String {
     use std::fmt::Write as _;
     let mut text = String::from("cargo xtask COMMAND\n\n");
     for (name, arguments, purpose, _) in COMMANDS {
-        let _ = writeln!(text, "  {:<42} {purpose}", format!("{name} {arguments}"));
+        let _ = writeln!(text, "  {:<52} {purpose}", format!("{name} {arguments}"));
     }
     text.push_str("\nQGA_OURS=PATH takes an agent that is built already instead of building one.\n");
     text

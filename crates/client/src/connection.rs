@@ -146,7 +146,7 @@ impl<S: Read + Write> Connection<S> {
     /// Brings both sides to the same point, whatever was sent or left unread before: the agent drops a half request,
     /// this side drops every reply that is older than the answer to a fresh random number.
     ///
-    /// To be called first on a new connection and after any error other than [`Error::Agent`].
+    /// To be called first on a new connection and after an error that [needs it](Error::needs_sync).
     pub fn sync(&mut self) -> Result<(), Error> {
         let id = random_id();
         self.write_request(SYNC, Some(SyncDelimited { id }))?;

@@ -98,6 +98,13 @@ impl Error {
         if let Self::Agent { error, .. } = self { Some(error) } else { None }
     }
 
+    /// Whether [`sync`](crate::Connection::sync) must come before the next call: the two sides no longer agree on what
+    /// was answered.
+    #[must_use]
+    pub fn needs_sync(&self) -> bool {
+        !matches!(self, Self::Agent { .. } | Self::Local { .. } | Self::Request { .. })
+    }
+
     /// Turns an error of the stream into ours; a time-out of the socket becomes [`Error::TimedOut`].
     pub(crate) fn receive(command: &str, source: io::Error, after: Option<Duration>) -> Self {
         let command = command.to_owned();

@@ -94,17 +94,12 @@ impl<S: Read + Write> Connection<S> {
         while !bytes.is_empty() {
             let command = file::Write { handle, buf_b64: Base64Text::encode(bytes), count: None };
             let written = self.call(&command)?.count;
-            bytes = usize::try_from(written)
-                .ok()
-                .filter(|&count| count > 0)
-                .and_then(|count| bytes.get(count..))
-                .ok_or_else(|| {
-                    Error::reply(
-                        file::Write::INFO.name,
-                        format!("{written} of {} bytes were written", bytes.len()),
-                        b"",
-                    )
-                })?;
+            let taken = usize::try_from(written).ok().filter(|&count| count > 0);
+            let Some(rest) = taken.and_then(|count| bytes.get(count..)) else {
+                let problem = format!("{written} of {} bytes were written", bytes.len());
+                return Err(Error::reply(file::Write::INFO.name, problem, b""));
+            };
+            bytes = rest;
         }
         Ok(())
     }
@@ -112,8 +107,8 @@ impl<S: Read + Write> Connection<S> {
     /// Closes the handle whatever happened; the first error is the one to report.
     fn close_after<T>(&mut self, handle: i64, result: Result<T, Error>) -> Result<T, Error> {
         let closed = match &result {
-            // Without an order on the line there is nothing to close through.
-            Err(error) if error.agent().is_none() => Ok(()),
+            // A reply may be under way still, and would be taken for the answer to this.
+            Err(error) if error.needs_sync() => Ok(()),
             _ => self.close(handle),
         };
         let value = result?;

@@ -160,6 +160,34 @@ fn a_file_handle_is_closed_when_a_piece_fails() {
 }
 
 #[test]
+fn a_file_handle_is_closed_when_the_hosts_side_fails() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut closed = false;
+    let mut agent = Scripted::connect(|line| {
+        closed |= line.contains("guest-file-close");
+        let reply = match line {
+            line if line.contains("guest-file-open") => json!({ "return": 1000 }),
+            line if line.contains("guest-file-close") => json!({ "return": {} }),
+            _ => json!({ "return": { "count": 3, "buf-b64": "YWJj", "eof": false } }),
+        };
+        format!("{reply}\n").into_bytes()
+    });
+    let error = agent.copy_from_guest("/x", &mut Full).unwrap_err();
+    assert!(error.to_string().starts_with("cannot copy /x from the guest: "), "{error}");
+    assert!(!error.needs_sync());
+    drop(agent);
+    assert!(closed);
+}
+
+#[test]
 fn a_short_write_goes_on_where_it_ended() {
     let mut written = Vec::new();
     let mut agent = Scripted::connect(|line| {

@@ -67,6 +67,12 @@ pub struct Choice<'a> {
 }
 
 impl Choice<'_> {
+    /// The name of the case.
+    #[must_use]
+    pub fn case(&self) -> &str {
+        self.case
+    }
+
     /// What to expect of the agent under test.
     ///
     /// # Panics

@@ -104,7 +104,12 @@ fn lists_from_the_file() {
     row("the lists of file and command line block together", "block-rpcs=guest-exec", "-b guest-ping", "pe");
     row("the lists of file and command line allow together", "allow-rpcs=guest-exec", "-a guest-ping", "soi");
     row("an empty allow list of the file is no allow list", "allow-rpcs=", "", "");
-    row("a block list of the command line beats an allow list of the file", "allow-rpcs=guest-exec,guest-ping", "-b guest-exec", "soei");
+    row(
+        "a block list of the command line beats an allow list of the file",
+        "allow-rpcs=guest-exec,guest-ping",
+        "-b guest-exec",
+        "soei",
+    );
     cases.case("a block list by its old name counts", |stage| {
         stage.write("conf", "[general]\nblacklist=guest-exec\n")?;
         let found = refused(stage, "-c $dir/conf")?;

@@ -23,7 +23,8 @@ object! {
     pub struct NetworkInterface as "GuestNetworkInterface" {
         /// The name: `eth0`, on Windows `Ethernet`.
         name: String,
-        /// The MAC address, six bytes in lower-case hexadecimal with colons; all zero for one without.
+        /// The link-layer address in lower-case hexadecimal with colons, six bytes for Ethernet, 20 for InfiniBand;
+        /// absent where there is none.
         #[serde(skip_serializing_if = "Option::is_none")]
         hardware_address: Option<String>,
         /// The addresses; absent if there are none.
@@ -84,7 +85,7 @@ command! {
     /// Lists the routes: for IPv4 those of the main table, then for IPv6 those of all tables.
     ///
     /// The members are the columns of `/proc/net/route` and `/proc/net/ipv6_route`; those of one version are absent in
-    /// the other.
+    /// the other. A route with several next hops has an entry for each.
     pub struct GetRoute {}
 }
 

@@ -10,5 +10,7 @@ pub mod daemon;
 pub mod descriptor;
 #[cfg(target_os = "linux")]
 pub mod lease;
+#[cfg(target_os = "linux")]
+pub mod nvme;
 #[cfg(unix)]
 pub mod spawn;

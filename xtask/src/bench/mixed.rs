@@ -62,7 +62,6 @@ fn growth(subject: &mut Subject, requests: u32) -> Result<Holdings> {
     let after = holdings(subject.agent.pid())?;
     Ok(Holdings {
         resident: after.resident - before.resident,
-        proportional: after.proportional - before.proportional,
         peak: after.peak - before.peak,
         threads: after.threads - before.threads,
         descriptors: after.descriptors - before.descriptors,

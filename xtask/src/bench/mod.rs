@@ -14,7 +14,7 @@ mod table;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::{build, original, style};
@@ -50,16 +50,19 @@ struct Options {
     effort: Effort,
     save: bool,
     ours: Option<PathBuf>,
+    /// A part of a measurement's name: the others are left out.
+    only: String,
 }
 
 fn options(arguments: &[String]) -> Result<Options> {
     use lexopt::prelude::*;
-    let mut options = Options { effort: FULL, save: false, ours: None };
+    let mut options = Options { effort: FULL, save: false, ours: None, only: String::new() };
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("quick") => options.effort = QUICK,
             Long("save") => options.save = true,
+            Long("only") => options.only = parser.value()?.string()?,
             Long("ours") => options.ours = Some(parser.value()?.into()),
             other => return Err(other.unexpected().into()),
         }
@@ -73,13 +76,16 @@ pub fn main(arguments: &[String]) -> Result<()> {
         return again_in_release(arguments);
     }
     let options = options(arguments)?;
+    if options.save && !options.only.is_empty() {
+        bail!("--save keeps all results, and --only leaves some out");
+    }
     let original = original::original_agent()?;
     let ours = match options.ours {
         Some(path) => path,
         None => build::agent_binary()?,
     };
     let programs = Programs { original, ours };
-    let rows = measure_all(&programs, options.effort)?;
+    let rows = measure_all(&programs, options.effort, &options.only)?;
     println!();
     table::print(&rows);
     let workspace = build::workspace();
@@ -104,9 +110,12 @@ fn again_in_release(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn measure_all(programs: &Programs, effort: Effort) -> Result<Vec<Row>> {
+fn measure_all(programs: &Programs, effort: Effort, only: &str) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut measure = |what: &str, results: &dyn Fn() -> Result<Vec<Row>>| -> Result<()> {
+        if !what.contains(only) {
+            return Ok(());
+        }
         eprintln!("{}", style::faint(&format!("measuring {what}")));
         rows.extend(results().with_context(|| format!("cannot measure {what}"))?);
         Ok(())

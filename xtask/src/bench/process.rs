@@ -18,8 +18,6 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
 pub struct Holdings {
     /// Resident memory in bytes.
     pub resident: f64,
-    /// Resident memory with what is shared divided among its users.
-    pub proportional: f64,
     /// The most resident memory it ever had.
     pub peak: f64,
     /// Threads.
@@ -30,16 +28,11 @@ pub struct Holdings {
 
 /// Reads them all.
 pub fn holdings(pid: u32) -> Result<Holdings> {
-    let read = |name: &str| {
-        let path = format!("/proc/{pid}/{name}");
-        fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
-    };
-    let status = read("status")?;
-    let shares = read("smaps_rollup")?;
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list the agent's descriptors")?.count();
     Ok(Holdings {
         resident: 1024.0 * field(&status, "VmRSS")?,
-        proportional: 1024.0 * field(&shares, "Pss")?,
         peak: 1024.0 * field(&status, "VmHWM")?,
         threads: field(&status, "Threads")?,
         descriptors: descriptors as f64,

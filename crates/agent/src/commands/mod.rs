@@ -7,6 +7,7 @@ mod identity;
 mod memory;
 mod network;
 mod session;
+mod storage;
 mod time;
 
 use crate::registry::Entry;
@@ -16,6 +17,7 @@ pub const FAMILIES: &[&[Entry]] = &[
     session::ENTRIES,
     file::ENTRIES,
     exec::ENTRIES,
+    storage::ENTRIES,
     network::ENTRIES,
     cpu::ENTRIES,
     memory::ENTRIES,

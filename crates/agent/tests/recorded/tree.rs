@@ -11,11 +11,14 @@
 //! /run/utmp bytes:                                        a file of bytes, no line end is added: hexadecimal pairs,
 //!     07 00*3 "pts/0" 00*27                               "text" and BYTE*COUNT, separated by blanks
 //! /sys/devices/system/cpu/cpu{0..63}/online = {}          64 such files; `{}` behind the path is the number
+//! /proc/interrupts:
+//!     {0..255}: 0 0                                       256 such lines
 //! ```
 //!
 //! There are no devices, permissions or sizes: what cannot be written so is not recorded.
 
 use std::fs;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -75,25 +78,24 @@ impl Entry {
             return body.is_empty().then(|| entry(path, Content::Text(format!("{text}\n"))))?;
         }
         if let Some(path) = line.strip_suffix(':') {
-            return entry(path, Content::Text(body.iter().map(|line| format!("{line}\n")).collect()));
+            let lines = body.iter().flat_map(|line| match range(line) {
+                None => vec![format!("{line}\n")],
+                Some((before, numbers, after)) => numbers.map(|number| format!("{before}{number}{after}\n")).collect(),
+            });
+            return entry(path, Content::Text(lines.collect()));
         }
         body.is_empty().then(|| entry(line.strip_suffix('/')?, Content::Directory))?
     }
 
     /// One entry for each number of the range in the path; itself without a range.
     fn repeated(self) -> Vec<(String, Content)> {
-        let range = self.path.split_once('{').and_then(|(before, rest)| {
-            let (range, after) = rest.split_once('}')?;
-            let (first, last) = range.split_once("..")?;
-            Some((before.to_owned(), first.parse::<u32>().ok()?, last.parse::<u32>().ok()?, after.to_owned()))
-        });
-        let Some((before, first, last, after)) = range else { return vec![(self.path, self.content)] };
+        let Some((before, numbers, after)) = range(&self.path) else { return vec![(self.path, self.content)] };
         let content = |number: u32| match &self.content {
             Content::Text(text) => Content::Text(text.replace("{}", &number.to_string())),
             Content::Link(target) => Content::Link(target.replace("{}", &number.to_string())),
             other => other.clone(),
         };
-        (first..=last).map(|number| (format!("{before}{number}{after}"), content(number))).collect()
+        numbers.map(|number| (format!("{before}{number}{after}"), content(number))).collect()
     }
 }
 
@@ -109,6 +111,14 @@ impl Content {
             Self::Bytes(bytes) => fs::write(path, bytes),
         }
     }
+}
+
+/// What stands before, in and behind `{FIRST..LAST}`.
+fn range(text: &str) -> Option<(&str, RangeInclusive<u32>, &str)> {
+    let (before, rest) = text.split_once('{')?;
+    let (numbers, after) = rest.split_once('}')?;
+    let (first, last) = numbers.split_once("..")?;
+    Some((before, first.parse().ok()?..=last.parse().ok()?, after))
 }
 
 /// A recording never reaches out of its directory.
@@ -151,6 +161,7 @@ fn every_kind_of_line_is_laid_out() {
 /proc/stat:
     cpu  1
       2
+    cpu{7..8} 0
 /run/utmp bytes:
     07 00*3 \"a b\"
     ff
@@ -160,7 +171,7 @@ fn every_kind_of_line_is_laid_out() {
     assert!(directory.path().join("sys/bus").is_dir());
     assert_eq!(read("sys/class/cpu1/online"), b"1\n");
     assert_eq!(read("etc/empty"), b"\n");
-    assert_eq!(read("proc/stat"), b"cpu  1\n  2\n");
+    assert_eq!(read("proc/stat"), b"cpu  1\n  2\ncpu7 0\ncpu8 0\n");
     assert_eq!(read("run/utmp"), b"\x07\0\0\0a b\xff");
 }
 

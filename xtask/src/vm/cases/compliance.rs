@@ -48,7 +48,19 @@ fn suite(guest: &mut Guest, socket: &Path, kind: &str) -> Result<()> {
     };
     let (cases, failed, skipped) = (count(": cases:"), count(", failed:"), count(", skipped:"));
     guest.note(format!("{cases} cases, {failed} failed, {skipped} that need an agent of their own"));
-    ensure!(status.success(), "{}", progress::tail(&log, 60));
+    ensure!(status.success(), "{}", failures(&text).unwrap_or_else(|| progress::tail(&log, 60)));
     ensure!(cases > 0, "the suite ran no case:\n{}", progress::tail(&log, 20));
     Ok(())
+}
+
+/// What the suite says of its failed cases, without the rest of its output.
+fn failures(text: &str) -> Option<String> {
+    const LINES_OF_ONE: usize = 6;
+    let lines: Vec<&str> = text.lines().collect();
+    let begins = (0..lines.len()).filter(|&number| lines[number].starts_with("FAILED: "));
+    let found: Vec<String> = begins
+        .map(|number| lines[number..].iter().take(LINES_OF_ONE).take_while(|line| !line.is_empty()).copied().collect())
+        .map(|lines: Vec<&str>| lines.join("\n"))
+        .collect();
+    (!found.is_empty()).then(|| found.join("\n"))
 }

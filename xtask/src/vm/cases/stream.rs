@@ -1,7 +1,7 @@
 //! Replies of many megabytes through a port, to hosts that read them and hosts that do not.
 
 use super::Case;
-use crate::vm::guest::{Guest, OUR_UNIT, decode};
+use crate::vm::guest::{Guest, decode};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::thread::sleep;
@@ -67,9 +67,12 @@ fn host_stops_reading(guest: &mut Guest) -> Result<()> {
     guest.note(format!("5 s with a host that does not read: {ticks} ticks of 10 ms, {} KiB", after.resident_kib));
 
     guest.shell(&format!("kill -TERM {pid}"))?;
-    let ended = guest.wait_until("the agent ends on SIGTERM", |guest| {
-        let result = guest.shell_result(&format!("kill -0 {pid}"))?;
-        Ok((result.status != 0).then_some(()))
+    // The next process must have the port open before the host leaves: QEMU, holding back what the last one wrote, would
+    // else forget to take up again.
+    let ended = guest.wait_until("SIGTERM ends the agent and its unit starts it anew", |guest| {
+        let next = guest.our_pid()?;
+        let open = guest.shell_result(&format!("readlink /proc/{next}/fd/* | grep vport"))?;
+        Ok((next != pid && open.status == 0).then_some(()))
     });
     if ended.is_err() {
         guest.shell(&format!("kill -KILL {pid}"))?;
@@ -78,7 +81,6 @@ fn host_stops_reading(guest: &mut Guest) -> Result<()> {
     guest.talk_to_ours()?;
     ended?;
     ensure!(ticks <= 10, "{ticks} ticks of 10 ms in 5 s with nothing to do");
-    ensure!(guest.our_pid()? != pid, "{OUR_UNIT} did not start it anew");
     Ok(())
 }
 
@@ -91,13 +93,15 @@ fn host_leaves(guest: &mut Guest) -> Result<()> {
         host.read_some(1 << 20)?;
         // The agent now waits for the host to take more.
         sleep(Duration::from_secs(1));
-        let before = guest.usage(pid)?;
         drop(host);
-        sleep(absent);
+        if !absent.is_zero() {
+            let before = guest.usage(pid)?;
+            sleep(absent);
+            let ticks = guest.usage(pid)?.cpu_ticks - before.cpu_ticks;
+            ensure!(ticks <= 10, "{ticks} ticks of 10 ms in {absent:?} without a host");
+        }
         let mut next = guest.talk_to_ours().with_context(|| format!("{absent:?} after the host has left"))?;
         next.call("guest-file-close", &json!({"handle": handle})).context("the handle outlives the client")?;
-        let ticks = guest.usage(pid)?.cpu_ticks - before.cpu_ticks;
-        ensure!(ticks <= 20, "{ticks} ticks of 10 ms while the hosts changed, {absent:?} apart");
     }
     ensure!(guest.our_pid()? == pid, "the agent was restarted meanwhile");
     Ok(())

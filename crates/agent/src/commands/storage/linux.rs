@@ -26,22 +26,30 @@ const DISKS: &str = "/sys/block";
 pub fn filesystems(root: &Root) -> Result<Vec<FilesystemInfo>, Error> {
     let mut mounts = mounts::with_devices(root)?;
     mounts.reverse();
-    let points = mounts.iter().map(|mount| mount.mountpoint.clone()).collect();
-    let usages = if root.is_host() { usage::of(points) } else { Vec::new() };
-    let mut usages = usages.into_iter();
-    Ok(mounts.iter().map(|mount| filesystem(root, mount, usages.next().flatten())).collect())
+    // The system calls can only speak of the machine that they are made on.
+    let points =
+        if root.is_host() { mounts.iter().map(|mount| mount.mountpoint.clone()).collect() } else { Vec::new() };
+    let round = usage::ask(points);
+    let mut filesystems: Vec<FilesystemInfo> = mounts.iter().map(|mount| filesystem(root, mount)).collect();
+    for (filesystem, usage) in filesystems.iter_mut().zip(round.results()) {
+        filesystem.used_bytes = usage.map(|usage| usage.used_bytes);
+        filesystem.total_bytes = usage.map(|usage| usage.total_bytes);
+        filesystem.total_bytes_privileged = usage.map(|usage| usage.total_bytes_privileged);
+    }
+    Ok(filesystems)
 }
 
-fn filesystem(root: &Root, mount: &Mount, usage: Option<usage::Usage>) -> FilesystemInfo {
-    let path = root.canonical(format!("/sys/dev/block/{}", mount.device)).ok();
+/// A file system without its usage.
+fn filesystem(root: &Root, mount: &Mount) -> FilesystemInfo {
+    let path = block::linked(root, Path::new(&format!("/sys/dev/block/{}", mount.device)));
     let leaves = path.as_deref().map_or_else(Vec::new, |path| block::leaves(root, beneath(root, mount, path)));
     FilesystemInfo {
         name: path.as_deref().map_or_else(|| mount.device.to_string(), block::name),
         mountpoint: mount.mountpoint.to_string_lossy().into_owned(),
         r#type: mount.kind.clone(),
-        used_bytes: usage.map(|usage| usage.used_bytes),
-        total_bytes: usage.map(|usage| usage.total_bytes),
-        total_bytes_privileged: usage.map(|usage| usage.total_bytes_privileged),
+        used_bytes: None,
+        total_bytes: None,
+        total_bytes_privileged: None,
         disk: leaves.iter().filter_map(|leaf| address::of(root, leaf, &block::Uevent::read(root, leaf))).collect(),
     }
 }
@@ -54,17 +62,16 @@ fn beneath(root: &Root, mount: &Mount, path: &Path) -> Vec<PathBuf> {
 
 /// The disks by name, each behind its partitions.
 pub fn disks(root: &Root) -> Result<Vec<DiskInfo>, Error> {
-    let mut names =
-        root.list(DISKS).map_err(|error| Error::io(format!("Can't open directory \"{DISKS}\""), &error))?;
+    let mut names = root.list(DISKS).map_err(|error| Error::io(format!("Can't open directory \"{DISKS}\""), &error))?;
     names.sort_by_cached_key(|name| block::natural_key(name));
     let mut found = Vec::new();
     for name in names {
         let link = Path::new(DISKS).join(&name);
         // Files beside the links are no disks, and an empty drive has no size.
-        if root.read_link(&link).is_err() || root.read_text(link.join("size")).is_ok_and(|size| size == "0") {
+        let Some(path) = block::linked(root, &link) else { continue };
+        if root.read_text(path.join("size")).is_ok_and(|size| size == "0") {
             continue;
         }
-        let Ok(path) = root.canonical(&link) else { continue };
         let uevent = block::Uevent::read(root, &path);
         let Some(node) = uevent.node.clone() else { continue };
         found.extend(partitions(root, &path, &name, &node));

@@ -16,7 +16,7 @@ pub struct Address {
     pub interface: u32,
     /// The interface's name or one of its own, `eth0:web` (IPv4).
     pub label: Option<String>,
-    pub address: IpAddr,
+    pub ip: IpAddr,
     /// How many leading bits are the network's.
     pub prefix: u8,
 }
@@ -34,7 +34,7 @@ pub fn read_address(message: &[u8], addresses: &mut Vec<Address>) -> Option<()> 
         }
     }
     // Where there is a peer it is the other one.
-    addresses.push(Address { interface, label, address: local.or(other)?, prefix });
+    addresses.push(Address { interface, label, ip: local.or(other)?, prefix });
     Some(())
 }
 
@@ -47,7 +47,7 @@ fn address(family: u8, value: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// An address as inet_ntop(3) writes it: also one that only carries an IPv4 address ends with that in dots.
+/// An address as `inet_ntop(3)` writes it: also one that only carries an IPv4 address ends with that in dots.
 pub fn ipv6_text(address: Ipv6Addr) -> String {
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, _] => address.to_string(),

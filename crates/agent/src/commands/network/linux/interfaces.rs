@@ -14,7 +14,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_STATS64: u16 = 23;
 
-/// Kinds of links whose link-layer address is an IP address: tunnels (ARPHRD_TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE).
+/// Kinds of links whose link-layer address is an IP address: `ARPHRD_TUNNEL`, `TUNNEL6`, `SIT`, `IPGRE`, `IP6GRE`.
 const TUNNELS: [u16; 5] = [768, 769, 776, 778, 823];
 /// A MAC address. Longer ones are an InfiniBand port's and the like, shorter ones nothing that hosts know.
 const MAC_BYTES_MIN: usize = 6;
@@ -99,7 +99,7 @@ pub fn joined(links: Vec<Link>, addresses: Vec<Address>) -> Vec<NetworkInterface
                 entries.len() - 1
             })
         });
-        entries[place].ip_addresses.get_or_insert_default().push(described(address.address, address.prefix));
+        entries[place].ip_addresses.get_or_insert_default().push(described(address.ip, address.prefix));
     }
     entries
 }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use qga_protocol::network::NetworkRoute;
 
 use super::netlink::{AF_INET, Attributes, number, short};
+use super::next_hops::{Hop, NextHop, hops_of, ipv4_address};
 
 const FIXED_BYTES: usize = 12;
 const NEXT_HOP_BYTES: usize = 8;
@@ -17,6 +18,7 @@ const RTA_METRICS: u16 = 8;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
+const RTA_NH_ID: u16 = 30;
 const RTAX_MTU: u16 = 2;
 const RTAX_WINDOW: u16 = 3;
 const RTAX_RTT: u16 = 4;
@@ -36,126 +38,79 @@ const RTF_GATEWAY: u64 = 0x2;
 const RTF_HOST: u64 = 0x4;
 const RTF_REJECT: u64 = 0x200;
 
+const HOST_BITS: u8 = 32;
 /// The kernel keeps the round trip time in eighths of a millisecond.
 const RTT_SHIFT: u32 = 3;
 
-/// A next hop of a route, with what it shares with the route's other hops.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hop {
-    /// The interface's number; none where nothing is sent.
-    interface: Option<u32>,
-    has_router: bool,
-    gateway: Ipv4Addr,
+/// A route of the main table.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Route {
     kind: u8,
-    destination: Ipv4Addr,
+    destination: Option<Ipv4Addr>,
     destination_bits: u8,
     metric: u32,
     mtu: u32,
     window: u32,
     rtt: u32,
+    hops: Vec<Hop>,
+    /// The number under which its hops are found, if it tells none itself.
+    next_hop_number: Option<u32>,
 }
 
-impl Hop {
-    /// The entry of the reply; none if the interface has gone.
-    pub fn into_route(self, names: &HashMap<u32, String>) -> Option<NetworkRoute> {
-        let iface = match self.interface {
-            None => "*".to_owned(),
-            Some(index) => names.get(&index)?.clone(),
-        };
-        Some(NetworkRoute {
-            iface,
-            destination: self.destination.to_string(),
-            metric: self.metric.into(),
-            gateway: Some(self.gateway.to_string()),
-            mask: Some(mask(self.destination_bits).to_string()),
-            irtt: Some((self.rtt >> RTT_SHIFT).into()),
-            flags: Some(self.flags()),
-            // The kernel counts neither for IPv4.
-            refcnt: Some(0),
-            r#use: Some(0),
-            window: Some(self.window.into()),
-            mtu: Some(self.mtu.into()),
-            desprefixlen: None,
-            source: None,
-            srcprefixlen: None,
-            nexthop: None,
-            version: 4,
-        })
-    }
-
-    fn flags(&self) -> u64 {
-        let flag = |set: bool, flag: u64| if set { flag } else { 0 };
-        RTF_UP
-            | flag(self.has_router, RTF_GATEWAY)
-            | flag(self.destination_bits == 32, RTF_HOST)
-            | flag(matches!(self.kind, RTN_UNREACHABLE | RTN_PROHIBIT), RTF_REJECT)
-    }
-}
-
-fn mask(bits: u8) -> Ipv4Addr {
-    Ipv4Addr::from(u32::MAX.checked_shl(32_u32.saturating_sub(bits.into())).unwrap_or(0))
-}
-
-/// Reads the next hops of a route of the main table out of a message.
-pub fn read_hops(message: &[u8], hops: &mut Vec<Hop>) -> Option<()> {
+/// Reads a route out of a message, if it is one of the main table.
+pub fn read_route(message: &[u8], routes: &mut Vec<Route>) -> Option<()> {
     let &[family, destination_bits, _, _, table, _, _, kind, ..] = message else { return None };
     if family != AF_INET || matches!(kind, RTN_BROADCAST | RTN_MULTICAST) || number(message, 8)? & RTM_F_CLONED != 0 {
         return None;
     }
     let mut table = u32::from(table);
-    let mut hop = Hop {
-        interface: None,
-        has_router: false,
-        gateway: Ipv4Addr::UNSPECIFIED,
-        kind,
-        destination: Ipv4Addr::UNSPECIFIED,
-        destination_bits,
-        metric: 0,
-        mtu: 0,
-        window: 0,
-        rtt: 0,
-    };
-    let mut several: &[u8] = &[];
+    let mut route = Route { kind, destination_bits, ..Route::default() };
+    let mut only_hop = Hop::default();
     for (attribute, value) in Attributes(message.get(FIXED_BYTES..)?) {
         match attribute {
-            RTA_DST => hop.destination = address(value)?,
-            RTA_PRIORITY => hop.metric = number(value, 0)?,
+            RTA_DST => route.destination = ipv4_address(value),
+            RTA_PRIORITY => route.metric = number(value, 0)?,
             RTA_TABLE => table = number(value, 0)?,
-            RTA_OIF => hop.interface = number(value, 0),
-            RTA_METRICS => read_metrics(value, &mut hop),
-            RTA_MULTIPATH => several = value,
-            _ => read_router(attribute, value, &mut hop),
+            RTA_OIF => only_hop.interface = number(value, 0),
+            RTA_METRICS => read_metrics(value, &mut route),
+            RTA_MULTIPATH => route.hops = hops(value),
+            RTA_NH_ID => route.next_hop_number = number(value, 0),
+            _ => read_router(attribute, value, &mut only_hop),
         }
     }
     if table != MAIN_TABLE {
         return None;
     }
-    if several.is_empty() {
-        hops.push(hop);
-        return Some(());
+    if only_hop.interface.is_some() || !route.hops.is_empty() {
+        route.next_hop_number = None;
     }
-    while let Some(next) = next_hop(&mut several) {
-        let mut hop = Hop { interface: number(next, 4), ..hop.clone() };
-        for (attribute, value) in Attributes(next.get(NEXT_HOP_BYTES..)?) {
-            read_router(attribute, value, &mut hop);
-        }
-        hops.push(hop);
+    if route.hops.is_empty() {
+        route.hops.push(only_hop);
     }
+    routes.push(route);
     Some(())
 }
 
-/// The next of a route's hops: length, flags, weight and interface, then attributes.
-fn next_hop<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let hop = rest.get(..usize::from(short(rest, 0)?)).filter(|hop| hop.len() >= NEXT_HOP_BYTES)?;
-    *rest = rest.get(hop.len().next_multiple_of(4)..).unwrap_or_default();
-    Some(hop)
+/// A route's hops, each with length, flags, weight and interface, then attributes.
+fn hops(mut rest: &[u8]) -> Vec<Hop> {
+    let mut hops = Vec::new();
+    while let Some(next) = short(rest, 0).and_then(|length| rest.get(..length.into())) {
+        let Some(attributes) = next.get(NEXT_HOP_BYTES..) else { break };
+        let mut hop = Hop { interface: number(next, 4), ..Hop::default() };
+        for (attribute, value) in Attributes(attributes) {
+            read_router(attribute, value, &mut hop);
+        }
+        hops.push(hop);
+        rest = rest.get(next.len().next_multiple_of(4)..).unwrap_or_default();
+    }
+    hops
 }
 
 fn read_router(attribute: u16, value: &[u8], hop: &mut Hop) {
     match attribute {
         RTA_GATEWAY => {
             hop.has_router = true;
-            hop.gateway = address(value).unwrap_or(hop.gateway);
+            hop.gateway = ipv4_address(value);
         }
         // A router with an IPv6 address, for which there is no column.
         RTA_VIA => hop.has_router = true,
@@ -163,18 +118,69 @@ fn read_router(attribute: u16, value: &[u8], hop: &mut Hop) {
     }
 }
 
-fn read_metrics(value: &[u8], hop: &mut Hop) {
+fn read_metrics(value: &[u8], route: &mut Route) {
     for (metric, value) in Attributes(value) {
         let Some(value) = number(value, 0) else { continue };
         match metric {
-            RTAX_MTU => hop.mtu = value,
-            RTAX_WINDOW => hop.window = value,
-            RTAX_RTT => hop.rtt = value,
+            RTAX_MTU => route.mtu = value,
+            RTAX_WINDOW => route.window = value,
+            RTAX_RTT => route.rtt = value,
             _ => {}
         }
     }
 }
 
-fn address(value: &[u8]) -> Option<Ipv4Addr> {
-    Some(Ipv4Addr::from(*value.first_chunk::<4>()?))
+/// Whether the hops of a route must be looked up.
+pub fn names_next_hops(route: &Route) -> bool {
+    route.next_hop_number.is_some()
+}
+
+/// The reply's entries for a route, one for each hop whose interface is still there.
+pub fn entries(
+    route: &Route,
+    next_hops: &HashMap<u32, NextHop>,
+    names: &HashMap<u32, String>,
+) -> impl Iterator<Item = NetworkRoute> {
+    let hops = route.next_hop_number.map_or_else(|| route.hops.clone(), |number| hops_of(number, next_hops));
+    hops.into_iter().filter_map(|hop| {
+        let iface = match hop.interface {
+            None => "*".to_owned(),
+            Some(index) => names.get(&index)?.clone(),
+        };
+        Some(entry(route, hop, iface))
+    })
+}
+
+fn entry(route: &Route, hop: Hop, iface: String) -> NetworkRoute {
+    NetworkRoute {
+        iface,
+        destination: route.destination.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string(),
+        metric: route.metric.into(),
+        gateway: Some(hop.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string()),
+        mask: Some(mask(route.destination_bits).to_string()),
+        irtt: Some((route.rtt >> RTT_SHIFT).into()),
+        flags: Some(flags(route, hop)),
+        // The kernel counts neither for IPv4.
+        refcnt: Some(0),
+        r#use: Some(0),
+        window: Some(route.window.into()),
+        mtu: Some(route.mtu.into()),
+        desprefixlen: None,
+        source: None,
+        srcprefixlen: None,
+        nexthop: None,
+        version: 4,
+    }
+}
+
+fn flags(route: &Route, hop: Hop) -> u64 {
+    let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+    RTF_UP
+        | flag(hop.has_router, RTF_GATEWAY)
+        | flag(route.destination_bits == HOST_BITS, RTF_HOST)
+        | flag(matches!(route.kind, RTN_UNREACHABLE | RTN_PROHIBIT), RTF_REJECT)
+}
+
+fn mask(bits: u8) -> Ipv4Addr {
+    Ipv4Addr::from(u32::MAX.checked_shl(HOST_BITS.saturating_sub(bits).into()).unwrap_or(0))
 }

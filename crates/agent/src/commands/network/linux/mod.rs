@@ -16,6 +16,7 @@ mod interfaces;
 mod ipv4_routes;
 mod ipv6_routes;
 mod netlink;
+mod next_hops;
 
 use std::collections::HashMap;
 use std::io;
@@ -48,8 +49,16 @@ pub fn routes(root: &Root) -> Result<Vec<NetworkRoute>, Error> {
 }
 
 fn routes_of_ipv4() -> io::Result<Vec<NetworkRoute>> {
-    let hops = dump(Question::Ipv4Routes, ipv4_routes::read_hops)?;
+    let routes = dump(Question::Ipv4Routes, ipv4_routes::read_route)?;
+    let next_hops = if routes.iter().any(ipv4_routes::names_next_hops) {
+        next_hops::by_number(dump(Question::NextHops, next_hops::read_next_hop)?)
+    } else {
+        HashMap::new()
+    };
     let links = dump(Question::Links, interfaces::read_link)?;
     let names: HashMap<u32, String> = links.into_iter().map(|link| (link.index, link.name)).collect();
-    Ok(hops.into_iter().filter_map(|hop| hop.into_route(&names)).collect())
+    Ok(routes.iter().flat_map(|route| ipv4_routes::entries(route, &next_hops, &names)).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,12 +34,14 @@ pub const AF_INET6: u8 = 10;
 /// What can be asked for.
 #[derive(Debug, Clone, Copy)]
 pub enum Question {
-    /// RTM_GETLINK: all interfaces.
+    /// `RTM_GETLINK`: all interfaces.
     Links,
-    /// RTM_GETADDR: all addresses.
+    /// `RTM_GETADDR`: all addresses.
     Addresses,
-    /// RTM_GETROUTE: the routes of IPv4, of all tables.
+    /// `RTM_GETROUTE`: the routes of IPv4, of all tables.
     Ipv4Routes,
+    /// `RTM_GETNEXTHOP`: the next hops that exist apart from routes.
+    NextHops,
 }
 
 impl Question {
@@ -49,6 +51,7 @@ impl Question {
             Self::Links => (18, AF_UNSPEC, 16),
             Self::Addresses => (22, AF_UNSPEC, 8),
             Self::Ipv4Routes => (26, AF_INET, 12),
+            Self::NextHops => (106, AF_UNSPEC, 8),
         }
     }
 
@@ -86,7 +89,7 @@ pub fn dump<Thing>(question: Question, read: Reader<Thing>) -> io::Result<Vec<Th
     loop {
         sequence += 1;
         send(&socket, &question.message(sequence), SendFlags::empty())?;
-        let mut answer = Answer { question, sequence, read, things: Vec::new(), interrupted: false };
+        let mut answer = Answer::new(question, sequence, read);
         loop {
             let (_, length) = match recv(&socket, datagram.as_mut_slice(), RecvFlags::TRUNC) {
                 Err(Errno::INTR) => continue,
@@ -104,18 +107,23 @@ pub fn dump<Thing>(question: Question, read: Reader<Thing>) -> io::Result<Vec<Th
 }
 
 /// What has come of an answer.
-struct Answer<Thing> {
+pub struct Answer<Thing> {
     question: Question,
     sequence: u32,
     read: Reader<Thing>,
-    things: Vec<Thing>,
+    pub things: Vec<Thing>,
     /// Whether the kernel says that the dump may lack something, or have it twice.
     interrupted: bool,
 }
 
 impl<Thing> Answer<Thing> {
+    /// Nothing yet of the answer to the question asked under this number.
+    pub fn new(question: Question, sequence: u32, read: Reader<Thing>) -> Self {
+        Self { question, sequence, read, things: Vec::new(), interrupted: false }
+    }
+
     /// Reads a datagram; true if the answer ends in it.
-    fn take(&mut self, datagram: &[u8]) -> io::Result<bool> {
+    pub fn take(&mut self, datagram: &[u8]) -> io::Result<bool> {
         let mut rest = datagram;
         while let Some((kind, flags, sequence, body)) = next_message(&mut rest) {
             if sequence != self.sequence {

@@ -1,7 +1,7 @@
 //! Block devices by their directories in sysfs: what each is called and what it is built upon.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::mounts::DeviceNumber;
 use crate::root::Root;
@@ -37,6 +37,22 @@ impl Uevent {
     }
 }
 
+/// Where a link of sysfs leads. The kernel makes them relative, from one real directory to another: so one call tells,
+/// where realpath(3) would look at each directory on the way.
+pub fn linked(root: &Root, link: &Path) -> Option<PathBuf> {
+    let target = root.read_link(link).ok()?;
+    let mut path = link.parent()?.to_owned();
+    for component in target.components() {
+        match component {
+            Component::ParentDir => {
+                path.pop();
+            }
+            other => path.push(other),
+        }
+    }
+    Some(path)
+}
+
 /// The kernel's name of a device.
 pub fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
@@ -52,7 +68,7 @@ pub fn slaves(root: &Root, path: &Path) -> Option<Vec<PathBuf>> {
     let directory = path.join("slaves");
     let mut names = root.list(&directory).ok()?;
     names.sort_by_cached_key(|name| natural_key(name));
-    Some(names.iter().filter_map(|name| root.canonical(directory.join(name)).ok()).collect())
+    Some(names.iter().filter_map(|name| linked(root, &directory.join(name))).collect())
 }
 
 /// The devices at the bottom, each once.
@@ -78,11 +94,12 @@ pub fn leaves(root: &Root, tops: Vec<PathBuf>) -> Vec<PathBuf> {
 pub fn btrfs_members(root: &Root, name: &str) -> Vec<PathBuf> {
     let all = Path::new("/sys/fs/btrfs");
     let Ok(filesystems) = root.list(all) else { return Vec::new() };
-    let devices = filesystems.iter().map(|id| all.join(id).join("devices")).find(|devices| root.exists(devices.join(name)));
+    let devices =
+        filesystems.iter().map(|id| all.join(id).join("devices")).find(|devices| root.exists(devices.join(name)));
     let Some(devices) = devices else { return Vec::new() };
     let mut names = root.list(&devices).unwrap_or_default();
     names.sort_by_cached_key(|name| natural_key(name));
-    names.iter().filter_map(|name| root.canonical(devices.join(name)).ok()).collect()
+    names.iter().filter_map(|name| linked(root, &devices.join(name))).collect()
 }
 
 /// What udev's database says of a device, in the database's notation; nothing where there is no udev.
@@ -104,7 +121,7 @@ pub fn alias(root: &Root, path: &Path, uevent: &Uevent) -> Option<String> {
 }
 
 /// A key by which names sort as people count: `sda2` before `sda10`.
-pub fn natural_key(name: &str) -> Vec<(String, u64)> {
+pub fn natural_key(name: &str) -> Vec<(String, Option<u64>)> {
     let mut key = Vec::new();
     let mut rest = name;
     while !rest.is_empty() {
@@ -112,7 +129,7 @@ pub fn natural_key(name: &str) -> Vec<(String, u64)> {
         let (word, behind) = rest.split_at(digits_at);
         let digits_end = behind.find(|character: char| !character.is_ascii_digit()).unwrap_or(behind.len());
         let (digits, behind) = behind.split_at(digits_end);
-        key.push((word.to_owned(), digits.parse().unwrap_or(u64::MAX)));
+        key.push((word.to_owned(), digits.parse().ok()));
         rest = behind;
     }
     key
@@ -157,7 +174,7 @@ mod tests {
             let path = root.path(format!("/sys/devices/virtual/block/{device}/slaves"));
             fs::create_dir_all(&path).unwrap();
             for slave in slaves {
-                let target = if *slave == "sda" { "/sys/devices/x/block/sda".into() } else { format!("../../{slave}") };
+                let target = if *slave == "sda" { "../../../../x/block/sda".into() } else { format!("../../{slave}") };
                 symlink(target, path.join(slave)).unwrap();
             }
         }

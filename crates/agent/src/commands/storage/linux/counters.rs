@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn counters_have_64_bits() {
-        let stats = parse("254 0 vda 1 2 3 4294967297 5 6 7 4294967297 0 18446744073709551615 4294967298").unwrap().stats;
+        let stats =
+            parse("254 0 vda 1 2 3 4294967297 5 6 7 4294967297 0 18446744073709551615 4294967298").unwrap().stats;
         assert_eq!([stats.read_ticks, stats.write_ticks], [Some(4_294_967_297); 2]);
         assert_eq!([stats.total_ticks, stats.weight_ticks], [Some(u64::MAX), Some(4_294_967_298)]);
         assert_eq!(stats.discard_ios, None);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, major, minor, stat};
 
+use super::block::Uevent;
 use crate::error::Error;
 use crate::root::Root;
 
@@ -54,7 +55,8 @@ pub struct Mount {
 pub fn with_devices(root: &Root) -> Result<Vec<Mount>, Error> {
     let text = root.read(MOUNTS).map_err(|error| Error::io(format!("failed to read '{MOUNTS}'"), &error))?;
     let mut seen = HashSet::new();
-    let mounts = text.split(|byte| *byte == b'\n').filter_map(Mount::parse).filter_map(|mount| with_device(root, mount));
+    let mounts =
+        text.split(|byte| *byte == b'\n').filter_map(Mount::parse).filter_map(|mount| with_device(root, mount));
     Ok(mounts.filter(|mount| seen.insert(mount.device)).collect())
 }
 
@@ -78,7 +80,7 @@ fn device_of_node(root: &Root, node: &Path) -> Option<DeviceNumber> {
     }
     let real = root.canonical(node).unwrap_or_else(|_| node.to_owned());
     let name = real.strip_prefix("/dev").ok()?.to_str()?.replace('/', "!");
-    DeviceNumber::parse(&root.read_text(format!("/sys/class/block/{name}/dev")).ok()?)
+    Uevent::read(root, &Path::new("/sys/class/block").join(name)).number
 }
 
 impl Mount {
@@ -133,7 +135,9 @@ mod tests {
 
     #[test]
     fn lines_that_are_no_mounts_are_passed_over() {
-        for line in ["", "1 2", "1 2 x:y / / rw - ext4 /dev/vda rw", "1 2 254:0 / / rw ext4 /dev/vda rw", "1 2 254:0 / / rw -"] {
+        for line in
+            ["", "1 2", "1 2 x:y / / rw - ext4 /dev/vda rw", "1 2 254:0 / / rw ext4 /dev/vda rw", "1 2 254:0 / / rw -"]
+        {
             assert_eq!(Mount::parse(line.as_bytes()), None, "{line}");
         }
     }

@@ -296,8 +296,7 @@ impl Action {
         let named = given.iter().rev().flatten().find(|given| given.option.effect == Effect::Config);
         let mut settings = match (named.and_then(|given| given.value.as_ref()), &environment.config_path) {
             (Some(path), _) => Settings::of_file(Path::new(path), true)?,
-            // Set but empty is a mistake in a unit file rather than a wish for the default.
-            (None, Some(path)) => Settings::of_file(Path::new(path), path.is_empty())?,
+            (None, Some(path)) => Settings::of_file(Path::new(path), false)?,
             (None, None) => Settings::of_file(Path::new(DEFAULT_CONFIG_PATH), false)?,
         };
         let mut dump = false;

@@ -172,10 +172,10 @@ fn the_command_line_beats_the_file_and_the_named_file_beats_the_variable() {
 }
 
 #[test]
-fn the_variable_may_name_a_missing_file_but_not_nothing() {
-    assert!(action_with_file("", "", |environment| environment.config_path = Some("/nonexistent".into())).is_ok());
-    let empty = action_with_file("", "-V", |environment| environment.config_path = Some(OsString::new()));
-    assert_eq!(empty, Err("cannot read the configuration file '': No such file or directory".to_owned()));
+fn the_variable_may_name_a_missing_file_or_nothing() {
+    for path in ["/nonexistent", ""] {
+        assert!(action_with_file("", "", |environment| environment.config_path = Some(path.into())).is_ok());
+    }
 }
 
 #[test]

@@ -34,6 +34,9 @@ impl State {
     pub fn open(directory: &Path) -> Result<Self, Failure> {
         let act = |what: &str| format!("cannot {what} the state directory '{}'", directory.display());
         // Only if it is missing: on a frozen file system even creating what exists waits for the thaw.
+        if directory.exists() && !directory.is_dir() {
+            return Err(Failure::of(act("use"), &rustix::io::Errno::NOTDIR.into()));
+        }
         if !directory.is_dir() {
             let mut builder = DirBuilder::new();
             builder

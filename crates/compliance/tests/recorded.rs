@@ -104,6 +104,12 @@ fn replay(client: &str, options: &[&str]) {
     for case in &cases {
         tally.case(&case.name, || converse(&agent, case).map_err(|failure| format!("cases/{table}.txt:{failure}")));
     }
+    if !agent.is_local() {
+        // Here the files go with the agent's directory.
+        let request =
+            r#"{"execute":"guest-exec","arguments":{"path":"/bin/sh","arg":["-c","rm -rf /tmp/qga-recorded-*"]}}"#;
+        let _ = agent.connect().and_then(|mut host| host.ask(request));
+    }
     tally.finish();
 }
 

@@ -59,6 +59,10 @@ pub fn run(command: &mut Command) -> Result<Ran> {
         }
     }
     let status = child.wait().with_context(|| format!("cannot wait for {program}"))?;
+    if !report.failed.is_empty() {
+        // Between them and the end may stand pages of others that passed.
+        println!("failed: {}", report.failed.join(", "));
+    }
     Ok(Ran { success: status.success(), counts: report.counts() })
 }
 
@@ -71,11 +75,16 @@ struct Report {
     cases: Counts,
     /// Tests that are tables of such cases, which would be counted twice.
     tables: Counts,
+    /// The tests that failed, by name.
+    failed: Vec<String>,
 }
 
 impl Report {
     fn add(&mut self, line: &str) {
         let line = without_colours(line);
+        if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            self.failed.push(name.to_owned());
+        }
         if let Some(result) = line.strip_prefix("test result: ") {
             let number = |what: &str| {
                 let part = result.split(';').find_map(|part| part.trim().strip_suffix(what));

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -293,11 +293,12 @@ pub fn signal(id: u32, which: Signal) -> Result<(), Failure> {
     kill_process(process, which).map_err(|error| format!("cannot signal {id}: {error}"))
 }
 
-/// Whether a process is there and no zombie.
+/// Whether a process is there and no zombie; its files and locks are given up only when its last thread has ended.
 pub fn is_alive(id: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let has_threads = fs::read_dir(format!("/proc/{id}/task")).is_ok_and(|tasks| tasks.count() > 1);
     // Behind the name, which may have blanks.
-    status.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    status.rsplit_once(") ").is_some_and(|(_, rest)| has_threads || !rest.starts_with('Z'))
 }
 
 /// `Ok` if the condition holds.
@@ -313,10 +314,4 @@ pub fn expect_code(status: ExitStatus, code: i32) -> Result<(), Failure> {
 /// Whether a process was ended by this signal.
 pub fn expect_killed(status: ExitStatus, by: Signal) -> Result<(), Failure> {
     expect(status.signal() == Some(by.as_raw()), || format!("expected the end by {by:?}: {status}"))
-}
-
-/// Runs a program of this machine.
-pub fn shell(line: &str) -> Result<String, Failure> {
-    let output = Command::new("/bin/sh").args(["-c", line]).output().map_err(|error| error.to_string())?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -68,8 +68,8 @@ fn times(line: &str) -> Option<LinuxCpuStats> {
 
 /// The load of this machine.
 pub fn load_average() -> LoadAverage {
-    let [load1m, load5m, load15m] = rustix::system::sysinfo().loads.map(|load| load as f64 / LOAD_UNIT);
-    LoadAverage { load1m, load5m, load15m }
+    let loads = rustix::system::sysinfo().loads.map(|load| load as f64 / LOAD_UNIT);
+    LoadAverage { load1m: loads[0], load5m: loads[1], load15m: loads[2] }
 }
 
 /// The number in `cpu12`, but not in `cpu`, `cpufreq` or `cpu+1`.

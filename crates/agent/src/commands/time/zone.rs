@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use qga_protocol::time::Timezone;
-use tz::timezone::TimeZoneSettings;
+use tz::timezone::{TimeZoneSettings, Transition};
 use tz::{LocalTimeType, TimeZone};
 
 use crate::root::Root;
@@ -72,7 +72,7 @@ pub fn at(zone: &Zone, unix_time: i64) -> Timezone {
 /// What holds from the last change on, if nothing is said of the time after it: so in files that count leap seconds.
 fn last(rules: &TimeZone) -> Option<&LocalTimeType> {
     let rules = rules.as_ref();
-    let index = rules.transitions().last().map_or(0, |change| change.local_time_type_index());
+    let index = rules.transitions().last().map_or(0, Transition::local_time_type_index);
     rules.local_time_types().get(index)
 }
 

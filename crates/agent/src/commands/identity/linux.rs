@@ -1,13 +1,14 @@
 //! The operating system from uname(2) and os-release(5), the host name, and who is logged in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use qga_protocol::identity::{OsInfo, User};
 
-use super::{assignments, logins};
+use super::assignments;
+use super::logins::{self, Login};
 use crate::error::Error;
 use crate::root::Root;
 
@@ -75,23 +76,28 @@ pub fn users(root: &Root) -> Result<Vec<User>, Error> {
         }
     }
     logins.retain(|login| is_alive(login.process));
-    let mut users = merged(logins, Vec::new());
-    let sessions: Vec<logins::Login> = logins::session_names(root)
+    let mut users = merged(logins);
+    let known: HashSet<&str> = users.iter().map(|user| user.user.as_str()).collect();
+    let mut sessions: Vec<Login> = logins::session_names(root)
         .iter()
         .filter_map(|name| root.read_text(Path::new(logins::SESSIONS).join(name)).ok())
         .filter_map(|text| logins::of_session(&text))
-        .filter(|login| is_alive(login.process) && users.iter().all(|user| user.user != login.user))
+        .filter(|login| is_alive(login.process) && !known.contains(login.user.as_str()))
         .collect();
-    users = merged(sessions, users);
+    sessions.sort_by(|one, other| one.time_seconds.total_cmp(&other.time_seconds));
+    users.extend(merged(sessions));
     Ok(users)
 }
 
-/// Adds logins to users: a new user at the end, a known one with the earlier time.
-fn merged(logins: Vec<logins::Login>, mut users: Vec<User>) -> Vec<User> {
-    for login in logins {
-        match users.iter_mut().find(|user| user.user == login.user) {
-            Some(user) => user.login_time = user.login_time.min(login.time_seconds),
-            None => users.push(User { user: login.user, login_time: login.time_seconds, domain: None }),
+/// Each user once, where the first login stands, since the earliest.
+fn merged(logins: Vec<Login>) -> Vec<User> {
+    let mut places = HashMap::new();
+    let mut users: Vec<User> = Vec::new();
+    for Login { user, time_seconds, .. } in logins {
+        let place = *places.entry(user.clone()).or_insert(users.len());
+        match users.get_mut(place) {
+            Some(known) => known.login_time = known.login_time.min(time_seconds),
+            None => users.push(User { user, login_time: time_seconds, domain: None }),
         }
     }
     users

@@ -31,7 +31,8 @@ pub struct Environment {
 impl Environment {
     /// The agent's own.
     pub fn of_process() -> Self {
-        Self { zone: std::env::var("TZ").ok(), directory: std::env::var("TZDIR").ok() }
+        let text = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        Self { zone: text("TZ"), directory: text("TZDIR") }
     }
 }
 

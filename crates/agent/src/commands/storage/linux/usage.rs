@@ -3,7 +3,7 @@
 //! A file system that does not answer in time is left out, and as long as its thread hangs nobody asks it again. So
 //! the threads that hang are never more than [`HANGING_MAX`], however often clients ask.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -17,6 +17,8 @@ use crate::lane::STACK_BYTES;
 const DEADLINE: Duration = Duration::from_secs(2);
 /// How long the threads at work may get nowhere before another one helps.
 const GRACE: Duration = Duration::from_millis(50);
+/// A thread with nothing to do ends after this time.
+const IDLE: Duration = Duration::from_secs(10);
 /// Threads at work for one request.
 const WORKERS_MAX: usize = 8;
 /// Threads that may hang, all requests together.
@@ -24,6 +26,10 @@ const HANGING_MAX: usize = 16;
 
 /// The mount points at which threads hang, one for each thread.
 static HANGING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// The threads that wait for work.
+static CREW: Mutex<Crew> = Mutex::new(Crew { idle: 0, work: VecDeque::new() });
+/// There is work.
+static CALLED: Condvar = Condvar::new();
 
 /// How full a file system is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +59,43 @@ fn of_one(point: &Path) -> Option<Usage> {
 
 fn hanging() -> MutexGuard<'static, Vec<PathBuf>> {
     HANGING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Threads without work, and work for them.
+struct Crew {
+    idle: usize,
+    work: VecDeque<Arc<Questions>>,
+}
+
+fn crew() -> MutexGuard<'static, Crew> {
+    CREW.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives questions to a thread: one that waits for work, as making one takes longer than asking ten file systems.
+fn hire(questions: Arc<Questions>) -> bool {
+    let mut crew = crew();
+    if crew.idle > crew.work.len() {
+        crew.work.push_back(questions);
+        CALLED.notify_one();
+        return true;
+    }
+    let worker = thread::Builder::new().name("usage".to_owned()).stack_size(STACK_BYTES);
+    worker.spawn(move || serve(questions)).is_ok()
+}
+
+/// A thread's life.
+fn serve(first: Arc<Questions>) {
+    let mut work = Some(first);
+    while let Some(questions) = work {
+        questions.answer();
+        drop(questions);
+        let mut crew = crew();
+        crew.idle += 1;
+        let waited = CALLED.wait_timeout_while(crew, IDLE, |crew| crew.work.is_empty());
+        crew = waited.unwrap_or_else(PoisonError::into_inner).0;
+        crew.idle -= 1;
+        work = crew.work.pop_front();
+    }
 }
 
 /// One request's questions, under way.
@@ -95,9 +138,7 @@ impl Round {
     fn help(&self, state: &mut State) {
         let is_needed = state.next < self.0.points.len() && state.workers < WORKERS_MAX;
         if is_needed && hanging().len() + state.workers < HANGING_MAX {
-            let questions = Arc::clone(&self.0);
-            let worker = thread::Builder::new().name("usage".to_owned()).stack_size(STACK_BYTES);
-            state.workers += usize::from(worker.spawn(move || questions.work()).is_ok());
+            state.workers += usize::from(hire(Arc::clone(&self.0)));
         }
     }
 
@@ -136,7 +177,7 @@ impl Questions {
     }
 
     /// Asks for one point after the other that nobody else has taken.
-    fn work(&self) {
+    fn answer(&self) {
         let mut state = self.state();
         while let (false, Some(point)) = (state.is_over, self.points.get(state.next)) {
             let index = state.next;

@@ -25,14 +25,15 @@ const READ_BYTES: usize = 64 << 10;
 /// How often a session whose client has stopped sending looks whether the client is still there.
 const FAREWELL_TICK: Duration = Duration::from_millis(500);
 
-/// Serves a client until it is gone. The result tells why, if it did not just leave.
-pub fn serve(agent: &Arc<Agent>, link: &Arc<Link>) -> std::io::Result<()> {
+/// Serves a client until it is gone; `first` is what was read of it already. The result tells why, if it did not just leave.
+pub fn serve(agent: &Arc<Agent>, link: &Arc<Link>, first: &[u8]) -> std::io::Result<()> {
     let mut session = Session {
         agent,
         lane: Lane::new(agent, Outlet::new(Arc::clone(link)).voice()),
         decoder: Decoder::default(),
         held: agent.budget.hold(),
     };
+    session.take(first);
     let mut buffer = vec![0; READ_BYTES];
     let end = loop {
         match link.read(&mut buffer) {

@@ -84,11 +84,13 @@ impl Device {
 /// Serves one host after the other until the port itself fails.
 fn serve_until_lost(kind: Kind, port: OwnedFd, agent: &Arc<Agent>) -> io::Error {
     let link = Arc::new(Link::new(Stream::Port(port)));
+    let mut left_behind = vec![0; 4096];
     loop {
         let ended = match kind {
-            Kind::Virtio => wait_for_host(&link).and_then(|()| session::serve(agent, &link)),
+            Kind::Virtio => wait_for_host(&link, &mut left_behind)
+                .and_then(|count| session::serve(agent, &link, &left_behind[..count])),
             // The end of a serial line is a hang-up: the port has to be opened anew.
-            Kind::Serial => session::serve(agent, &link).and(Err(Errno::IO.into())),
+            Kind::Serial => session::serve(agent, &link, &[]).and(Err(Errno::IO.into())),
         };
         if let Err(error) = ended {
             return error;
@@ -97,8 +99,9 @@ fn serve_until_lost(kind: Kind, port: OwnedFd, agent: &Arc<Agent>) -> io::Error 
     }
 }
 
-/// Waits until the host has opened its end of a virtio port.
-fn wait_for_host(link: &Link) -> io::Result<()> {
+/// Waits until the host has opened its end of a virtio port, or has left something behind: what it sent before it left
+/// is still to be done, though nobody hears the reply. Returns how many bytes that is.
+fn wait_for_host(link: &Link, left_behind: &mut [u8]) -> io::Result<usize> {
     let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     // Edge-triggered: an absent host is a standing hang-up, of which one wants to hear once, and then of its end. OUT
     // belongs to it because that is what the kernel reports when a host comes that sends nothing yet.
@@ -108,7 +111,11 @@ fn wait_for_host(link: &Link) -> io::Result<()> {
     let interval = rustix::time::Timespec { tv_sec: HOST_INTERVAL.as_secs() as i64, tv_nsec: 0 };
     while link.is_hung_up() {
         // An unplugged port hangs up as well; reading tells.
-        rustix::io::read(link.as_fd(), &mut [0_u8; 0])?;
+        match rustix::io::read(link.as_fd(), &mut *left_behind) {
+            Ok(0) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(count) => return Ok(count),
+            Err(error) => return Err(error.into()),
+        }
         if watched.is_err() {
             std::thread::sleep(HOST_INTERVAL);
         } else if let Err(error) = epoll::wait(&watch, &mut events, Some(&interval))
@@ -121,7 +128,7 @@ fn wait_for_host(link: &Link) -> io::Result<()> {
         // Not a port: a file or a device that is always at its end.
         std::thread::sleep(HOST_INTERVAL);
     }
-    Ok(())
+    Ok(0)
 }
 
 fn open(kind: Kind, path: &Path) -> io::Result<OwnedFd> {

@@ -143,7 +143,7 @@ impl Crew {
                 log::warn!("further clients have to wait until one leaves: {error}");
             }
         }
-        if let Err(error) = session::serve(&self.agent, &link) {
+        if let Err(error) = session::serve(&self.agent, &link, &[]) {
             log::info!("a client's connection has failed: {}", cause_text(&error));
         }
         self.clients.remove(&link);

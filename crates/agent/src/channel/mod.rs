@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -90,15 +90,36 @@ impl Link {
         }
     }
 
+    /// Whether nobody is at the other end of a port. The kernel hands over the next host's first bytes before it tells,
+    /// from a queue of its own, that the last one has left and this one come: a hang-up counts only if it lasts.
+    pub fn stays_hung_up(&self) -> bool {
+        const GRACE: Duration = Duration::from_millis(250);
+        const LOOK: Duration = Duration::from_millis(5);
+        let begin = Instant::now();
+        while self.is_hung_up() {
+            if begin.elapsed() >= GRACE {
+                return true;
+            }
+            std::thread::sleep(LOOK);
+        }
+        false
+    }
+
     /// Writes all of it; waits as long as the client is there and takes nothing.
     pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let is_port = matches!(self.stream, Stream::Port(_));
+        // A port takes bytes without a host as well, and would give them to the next one.
+        if is_port && self.stays_hung_up() {
+            return Err(Errno::PIPE.into());
+        }
         while !bytes.is_empty() {
             match rustix::io::write(self.as_fd(), bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => bytes = &bytes[count..],
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    if wait_for(self.as_fd(), PollFlags::OUT)?.contains(PollFlags::HUP) {
+                    let hung_up = wait_for(self.as_fd(), PollFlags::OUT)?.contains(PollFlags::HUP);
+                    if hung_up && (!is_port || self.stays_hung_up()) {
                         return Err(Errno::PIPE.into());
                     }
                 }

@@ -314,8 +314,9 @@ impl Place<'_> {
         }
         table.known.insert(pid, program);
         table.feed(pid);
+        // The end of a program wakes the supervisor by itself, but that may have been before it was in the table.
+        table.reap(pid, &mut Vec::new());
         drop(table);
-        // The end of a program wakes the supervisor by itself; that may have been before the program was in the table.
         if let Some(wake) = &*programs.0.wake.lock().unwrap_or_else(PoisonError::into_inner)
             && has_pipes
         {

@@ -7,7 +7,7 @@
 //! What cannot be recorded as files (netlink, ioctls, statvfs) does not come through here.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 /// Most bytes of one file of the system.
@@ -60,6 +60,11 @@ impl Root {
     pub fn read_text(&self, path: impl AsRef<Path>) -> io::Result<String> {
         let text = String::from_utf8_lossy(&self.read(path)?).into_owned();
         Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
+    }
+
+    /// Writes to a file of the kernel, all at once: nothing is made or cut off, since such a file takes orders.
+    pub fn order(&self, path: impl AsRef<Path>, order: &str) -> io::Result<()> {
+        fs::File::options().write(true).open(self.resolved(path.as_ref())?)?.write_all(order.as_bytes())
     }
 
     /// The names in a directory, sorted.

@@ -17,7 +17,7 @@ pub mod deviations;
 mod escape;
 mod expectation;
 mod pattern;
-mod place;
+pub mod place;
 mod run;
 pub mod subject;
 mod tally;

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qga_compliance::conversation::{Action, Case, Step, arguments, parse};
+use qga_compliance::place::run_there;
 use qga_compliance::{Agent, Connection, Expectation, Failure, PATIENCE, Received, Subject, Tally};
 use serde_json::{Value, json};
 
@@ -101,24 +102,31 @@ fn replay(client: &str, options: &[&str]) {
         return;
     }
     let agent = Agent::start(&subject, options).unwrap_or_else(|failure| panic!("{failure}"));
+    // A client has a directory of its own: all clients' conversations are held at the same time.
+    let directory = if agent.is_local() {
+        agent.directory().display().to_string()
+    } else {
+        format!("/tmp/qga-conversations-of-{client}")
+    };
+    let there = |script: String| agent.connect().and_then(|mut host| run_there(&mut host, &script));
+    if !agent.is_local() {
+        there(format!("rm -rf {directory}; mkdir {directory}")).unwrap_or_else(|failure| panic!("{failure}"));
+    }
     for case in &cases {
-        tally.case(&case.name, || converse(&agent, case).map_err(|failure| format!("cases/{table}.txt:{failure}")));
+        let conversation = || converse(&agent, case, &directory);
+        tally.case(&case.name, || conversation().map_err(|failure| format!("cases/{table}.txt:{failure}")));
     }
     if !agent.is_local() {
-        // Here the files go with the agent's directory.
-        let request =
-            r#"{"execute":"guest-exec","arguments":{"path":"/bin/sh","arg":["-c","rm -rf /tmp/qga-recorded-*"]}}"#;
-        let _ = agent.connect().and_then(|mut host| host.ask(request));
+        there(format!("rm -rf {directory}")).unwrap_or_else(|failure| panic!("{failure}"));
     }
     tally.finish();
 }
 
 /// Holds a conversation on a connection of its own.
-fn converse(agent: &Agent, case: &Case) -> Result<(), Failure> {
+fn converse(agent: &Agent, case: &Case, directory: &str) -> Result<(), Failure> {
     // A port that other clients have used may have their leftovers; a socket is new to each client.
     let mut host = if agent.is_local() { agent.connect_as_is()? } else { agent.connect()? };
-    let directory = if agent.is_local() { agent.directory().display().to_string() } else { "/tmp".to_owned() };
-    let mut variables = Variables::from([("dir".to_owned(), directory)]);
+    let mut variables = Variables::from([("dir".to_owned(), directory.to_owned())]);
     for step in &case.steps {
         take(&mut host, step, &mut variables).map_err(|failure| format!("{}: {failure}", step.line_number))?;
     }

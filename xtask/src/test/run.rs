@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -12,6 +12,9 @@ use super::Counts;
 
 /// How long to wait for more output of a program that has ended: a process that it left behind may hold the pipe.
 const AFTERWARDS: Duration = Duration::from_secs(2);
+
+/// A program that prints nothing for so long hangs. The longest honest silence is a cold release build.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// What a run left.
 pub struct Ran {
@@ -45,14 +48,21 @@ pub fn run(command: &mut Command) -> Result<Ran> {
     });
     let mut report = Report::default();
     let mut status = None;
+    let mut last_line = Instant::now();
     loop {
         match lines.recv_timeout(AFTERWARDS) {
             Ok(line) => {
+                last_line = Instant::now();
                 println!("{line}");
                 report.add(&line);
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) if status.is_some() => break,
+            Err(mpsc::RecvTimeoutError::Timeout) if last_line.elapsed() > SILENCE => {
+                println!("{program} has printed nothing for {}: ended", crate::style::duration(SILENCE));
+                end_with_children(child.id());
+                break;
+            }
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 status = child.try_wait().with_context(|| format!("cannot ask after {program}"))?;
             }
@@ -64,6 +74,16 @@ pub fn run(command: &mut Command) -> Result<Ran> {
         println!("failed: {}", report.failed.join(", "));
     }
     Ok(Ran { success: status.success(), counts: report.counts() })
+}
+
+/// Ends a process and those it started. cargo alone would leave its test running.
+fn end_with_children(process: u32) {
+    let children = std::fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    if let Some(pid) = rustix::process::Pid::from_raw(process.cast_signed()) {
+        // One that has ended meanwhile is as good.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    children.split_whitespace().filter_map(|child| child.parse().ok()).for_each(end_with_children);
 }
 
 /// What the lines of a test program say.

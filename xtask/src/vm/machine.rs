@@ -35,7 +35,13 @@ pub struct Hardware {
 
 impl Default for Hardware {
     fn default() -> Self {
-        Self { cpus: "2".into(), memory: "1024".into(), arguments: Vec::new(), kernel_options: String::new() }
+        // Room for a processor, memory and devices that a case plugs in.
+        Self {
+            cpus: "2,maxcpus=4".into(),
+            memory: "1024,slots=4,maxmem=4G".into(),
+            arguments: Vec::new(),
+            kernel_options: String::new(),
+        }
     }
 }
 
@@ -69,6 +75,9 @@ impl Machine {
         add("-serial", "chardev:serial".into());
         add("-drive", format!("file={overlay},if=none,id=root,discard=unmap"));
         add("-device", "virtio-blk-pci,drive=root".into());
+        for number in 1..=HOTPLUG_SLOTS {
+            add("-device", format!("pcie-root-port,id=slot{number},chassis={number}"));
+        }
         add("-netdev", "user,id=net,restrict=on".into());
         add("-device", "virtio-net-pci,netdev=net".into());
         add("-virtfs", format!("local,path={},mount_tag=host,security_model=none,readonly=on", at("share")));
@@ -159,6 +168,9 @@ impl Drop for Machine {
         let _ = self.process.wait();
     }
 }
+
+/// How many devices a case can plug in: QEMU calls the buses `slot1` and so on.
+pub const HOTPLUG_SLOTS: usize = 8;
 
 /// The port that ours has: the one that a host gives a guest. QEMU's id, and the name in the guest.
 pub const OUR_PORT: (&str, &str) = ("ours", "org.qemu.guest_agent.0");

@@ -11,6 +11,7 @@
 mod apt;
 mod cases;
 pub mod conversation;
+mod difference;
 pub mod guest;
 mod image;
 pub mod machine;

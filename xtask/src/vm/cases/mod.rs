@@ -4,6 +4,7 @@
 //! Cases share one guest and run in this order; each leaves both agents answering, and says what it measured by
 //! [`Guest::note`] instead of asserting times. Where the original behaves worse, the table in `docs/` has the details.
 
+mod actions;
 mod boot;
 mod compliance;
 mod hotplug;
@@ -14,6 +15,7 @@ mod reconnect;
 mod serial;
 mod stream;
 mod vsock;
+mod zoo;
 
 use super::guest::Guest;
 use anyhow::Result;
@@ -36,6 +38,8 @@ pub const ALL: &[&[Case]] = &[
     serial::CASES,
     vsock::CASES,
     stream::CASES,
+    zoo::CASES,
+    actions::CASES,
     compliance::CASES,
     reboot::CASES,
 ];

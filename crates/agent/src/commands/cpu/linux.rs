@@ -24,20 +24,57 @@ pub fn processors(root: &Root) -> Result<Vec<LogicalProcessor>, Error> {
     numbers.sort_unstable();
     let mut processors = Vec::with_capacity(numbers.len());
     for number in numbers {
-        let directory = format!("{PROCESSORS}/cpu{number}");
-        let switch = format!("{directory}/online");
-        let (online, can_offline) = match root.read(&switch) {
-            Ok(state) => match state.first() {
-                Some(state) => (*state != b'0', true),
-                None => return Err(Error::new(format!("pread(\"{switch}\"): unexpected EOF"))),
-            },
-            Err(_) if !root.exists(&directory) => continue, // unplugged since the list was read
-            Err(cause) if cause.kind() == ErrorKind::NotFound => (true, false),
-            Err(cause) => return Err(Error::io(format!("open(\"{switch}\")"), &cause)),
+        let switch = match state_of_switch(root, &switch(number)) {
+            Ok(None) | Err(_) if !root.exists(directory(number)) => continue, // unplugged since the list was read
+            switch => switch?,
         };
-        processors.push(LogicalProcessor { logical_id: number, online, can_offline: Some(can_offline) });
+        let (online, can_offline) = (switch.unwrap_or(true), Some(switch.is_some()));
+        processors.push(LogicalProcessor { logical_id: number, online, can_offline });
     }
     Ok(processors)
+}
+
+/// Switches processors on and off in the order of the list until one fails. Returns how many have the wanted state now
+/// and why the next one has not.
+pub fn switch_processors(root: &Root, wanted: &[LogicalProcessor]) -> (usize, Option<Error>) {
+    for (done, processor) in wanted.iter().enumerate() {
+        if let Err(error) = switch_processor(root, processor.logical_id, processor.online) {
+            return (done, Some(error));
+        }
+    }
+    (wanted.len(), None)
+}
+
+fn switch_processor(root: &Root, number: i64, online: bool) -> Result<(), Error> {
+    let (directory, switch) = (directory(number), switch(number));
+    root.list(&directory).map_err(|cause| Error::io(format!("open(\"{directory}/\")"), &cause))?;
+    match state_of_switch(root, &switch)? {
+        Some(state) if state != online => root
+            .order(&switch, if online { "1" } else { "0" })
+            .map_err(|cause| Error::io(format!("pwrite(\"{switch}\")"), &cause)),
+        None if !online => Err(Error::new(format!("logical processor #{number} can't be offlined"))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a processor is switched on; nothing if it has no switch, which means that it is always on.
+fn state_of_switch(root: &Root, switch: &str) -> Result<Option<bool>, Error> {
+    match root.read(switch) {
+        Ok(state) => match state.first() {
+            Some(state) => Ok(Some(*state != b'0')),
+            None => Err(Error::new(format!("pread(\"{switch}\"): unexpected EOF"))),
+        },
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+        Err(cause) => Err(Error::io(format!("open(\"{switch}\")"), &cause)),
+    }
+}
+
+fn directory(number: i64) -> String {
+    format!("{PROCESSORS}/cpu{number}")
+}
+
+fn switch(number: i64) -> String {
+    format!("{PROCESSORS}/cpu{number}/online")
 }
 
 /// How the processors that are switched on spent their time.
@@ -82,9 +119,9 @@ fn number_behind(prefix: &str, name: &str) -> Option<i64> {
 mod tests {
     use std::fs;
 
-    use qga_protocol::cpu::CpuStats;
+    use qga_protocol::cpu::{CpuStats, LogicalProcessor};
 
-    use super::{processor_times, processors, times};
+    use super::{processor_times, processors, switch_processors, times};
     use crate::root::Root;
 
     fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
@@ -121,6 +158,41 @@ mod tests {
         let (_directory, root) = machine(&[("/proc/stat", "cpu  1 1 1 1\ncpu0 1\ncpu1 1 1 1 1\nctxt 5\n")]);
         let [CpuStats::Linux(only)] = &processor_times(&root).unwrap()[..] else { panic!("one processor") };
         assert_eq!(only.cpu, 1);
+    }
+
+    fn switched(root: &Root, wanted: &[(i64, bool)]) -> (usize, String) {
+        let processor = |&(logical_id, online)| LogicalProcessor { logical_id, online, can_offline: None };
+        let wanted: Vec<LogicalProcessor> = wanted.iter().map(processor).collect();
+        let (done, error) = switch_processors(root, &wanted);
+        (done, error.map(|error| error.desc).unwrap_or_default())
+    }
+
+    #[test]
+    fn processors_are_switched_until_one_fails() {
+        let (_directory, root) = machine(&[
+            ("/sys/devices/system/cpu/cpu0/topology/core_id", "0\n"),
+            ("/sys/devices/system/cpu/cpu1/online", "1\n"),
+            ("/sys/devices/system/cpu/cpu2/online", "0\n"),
+            ("/sys/devices/system/cpu/cpu3/online", "1\n"),
+        ]);
+        assert_eq!(switched(&root, &[]), (0, String::new()));
+        assert_eq!(switched(&root, &[(0, true), (1, false), (2, true), (3, true)]), (4, String::new()));
+        let cannot = "logical processor #0 can't be offlined".to_owned();
+        assert_eq!(switched(&root, &[(1, true), (0, false), (3, false)]), (1, cannot.clone()));
+        assert_eq!(switched(&root, &[(0, false), (3, false)]), (0, cannot));
+        let states: Vec<bool> = processors(&root).unwrap().iter().map(|processor| processor.online).collect();
+        assert_eq!(states, [true; 4]);
+        for number in [4, -1, i64::MIN] {
+            let unknown = format!("open(\"/sys/devices/system/cpu/cpu{number}/\"): No such file or directory");
+            assert_eq!(switched(&root, &[(number, true)]), (0, unknown));
+        }
+    }
+
+    #[test]
+    fn a_processor_that_has_the_state_already_is_not_written_to() {
+        let (_directory, root) = machine(&[("/sys/devices/system/cpu/cpu1/online", "1 as before\n")]);
+        assert_eq!(switched(&root, &[(1, true)]), (1, String::new()));
+        assert_eq!(root.read_text("/sys/devices/system/cpu/cpu1/online").unwrap(), "1 as before");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! guest-get-vcpus, guest-get-cpustats, guest-get-load.
+//! guest-get-vcpus, guest-set-vcpus, guest-get-cpustats, guest-get-load.
 
 #[cfg(target_os = "linux")]
 mod linux;
 
-use qga_protocol::cpu::{CpuStats, GetCpuStats, GetLoad, GetVcpus, LoadAverage, LogicalProcessor};
+use qga_protocol::cpu::{CpuStats, GetCpuStats, GetLoad, GetVcpus, LoadAverage, LogicalProcessor, SetVcpus};
 
 use self::linux as os;
 use crate::dispatch::Call;
@@ -11,11 +11,26 @@ use crate::error::Error;
 use crate::registry::{Entry, Outcome, Run, family};
 
 /// The family's commands.
-pub const ENTRIES: &[Entry] = family![GetVcpus, GetCpuStats, GetLoad];
+pub const ENTRIES: &[Entry] = family![GetVcpus, SetVcpus, GetCpuStats, GetLoad];
 
 impl Run for GetVcpus {
     fn run(self, call: &Call<'_>) -> Result<Outcome<Vec<LogicalProcessor>>, Error> {
         Ok(os::processors(&call.agent.root)?.into())
+    }
+}
+
+impl Run for SetVcpus {
+    fn run(self, call: &Call<'_>) -> Result<Outcome<i64>, Error> {
+        let (done, error) = os::switch_processors(&call.agent.root, &self.vcpus);
+        match error {
+            Some(error) if done == 0 => return Err(error),
+            // The count is all that the reply has room for.
+            Some(error) => {
+                log::warn!("guest-set-vcpus did {done} of {} processors: {}", self.vcpus.len(), error.desc);
+            }
+            None => {}
+        }
+        Ok(i64::try_from(done).unwrap_or(i64::MAX).into())
     }
 }
 

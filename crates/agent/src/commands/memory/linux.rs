@@ -1,8 +1,9 @@
 //! Memory blocks as sysfs shows them.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
-use qga_protocol::memory::MemoryBlock;
+use qga_protocol::memory::{MemoryBlock, MemoryBlockResponse, MemoryBlockResponseType};
+use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::root::Root;
@@ -53,6 +54,44 @@ fn states(root: &Root, directory: &str) -> Result<(bool, bool), Error> {
     Ok((state.starts_with(b"online"), can_offline))
 }
 
+/// Switches a block on or off. Switching off moves what is in it, which may take long.
+pub fn switch_block(root: &Root, number: u64, online: bool) -> MemoryBlockResponse {
+    let (response, code) = match try_switch(root, number, online) {
+        Ok(()) => (MemoryBlockResponseType::Success, None),
+        Err(failure) => failure,
+    };
+    MemoryBlockResponse { phys_index: number, response, error_code: code.map(i64::from) }
+}
+
+/// What became of a block that does not have the wanted state, and the kernel's error number.
+type Failure = (MemoryBlockResponseType, Option<i32>);
+
+fn try_switch(root: &Root, number: u64, online: bool) -> Result<(), Failure> {
+    let failed = |cause: &io::Error| (MemoryBlockResponseType::OperationFailed, cause.raw_os_error());
+    // What is missing is told by the kinds of failures, with the number that goes with them.
+    let missing = |kind: MemoryBlockResponseType| (kind, Some(Errno::NOENT.raw_os_error()));
+    let list = |directory: &str, if_missing: MemoryBlockResponseType| match root.list(directory) {
+        Ok(_) => Ok(()),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => Err(missing(if_missing)),
+        Err(cause) => Err(failed(&cause)),
+    };
+    let directory = format!("{MEMORY}/memory{number}");
+    list(MEMORY, MemoryBlockResponseType::OperationNotSupported)?;
+    list(&directory, MemoryBlockResponseType::NotFound)?;
+    let switch = format!("{directory}/state");
+    match root.read(&switch) {
+        Ok(state) if state.is_empty() => Err((MemoryBlockResponseType::OperationFailed, None)),
+        Ok(state) if state.starts_with(b"online") == online => Ok(()),
+        Ok(_) => root.order(&switch, if online { "online" } else { "offline" }).map_err(|cause| failed(&cause)),
+        // Without a switch a block is always on.
+        Err(cause) if cause.kind() == ErrorKind::NotFound && online => Ok(()),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {
+            Err(missing(MemoryBlockResponseType::OperationNotSupported))
+        }
+        Err(cause) => Err(failed(&cause)),
+    }
+}
+
 /// The size of every block in bytes.
 pub fn block_bytes(root: &Root) -> Result<u64, Error> {
     let text = root.read_text(format!("{MEMORY}/{SIZE}")).map_err(|cause| {
@@ -81,7 +120,9 @@ fn block_number(name: &str) -> Option<u64> {
 mod tests {
     use std::fs;
 
-    use super::{MEMORY, block_bytes, blocks};
+    use qga_protocol::memory::MemoryBlockResponse;
+
+    use super::{MEMORY, block_bytes, blocks, switch_block};
     use crate::root::Root;
 
     fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
@@ -124,6 +165,44 @@ mod tests {
         assert_eq!(blocks(&root), Ok(Vec::new()));
         let error = block_bytes(&root).unwrap_err();
         assert_eq!(error.desc, "open(\"/sys/devices/system/memory/\"): No such file or directory");
+    }
+
+    fn check_switched(root: &Root, number: u64, online: bool, expected: &str) {
+        let answer: MemoryBlockResponse = switch_block(root, number, online);
+        assert_eq!(serde_json::to_string(&answer).unwrap(), format!("{{\"phys-index\":{number},{expected}}}"));
+    }
+
+    #[test]
+    fn each_block_has_its_own_outcome() {
+        let (_directory, root) = machine(&[
+            ("memory1/state", "online\n"),
+            ("memory2/state", "offline\n"),
+            ("memory3/phys_index", "3\n"),
+            ("memory4/state/0", ""),
+            ("memory5/state", ""),
+            ("memory6", ""),
+        ]);
+        check_switched(&root, 1, false, r#""response":"success""#);
+        check_switched(&root, 1, false, r#""response":"success""#);
+        check_switched(&root, 2, true, r#""response":"success""#);
+        assert_eq!(root.read_text(format!("{MEMORY}/memory1/state")).unwrap(), "offline");
+        assert!(root.read_text(format!("{MEMORY}/memory2/state")).unwrap().starts_with("online"));
+        check_switched(&root, 3, true, r#""response":"success""#);
+        check_switched(&root, 3, false, r#""response":"operation-not-supported","error-code":2"#);
+        check_switched(&root, 4, false, r#""response":"operation-failed","error-code":21"#);
+        check_switched(&root, 5, false, r#""response":"operation-failed""#);
+        check_switched(&root, 6, false, r#""response":"operation-failed","error-code":20"#);
+        check_switched(&root, 7, false, r#""response":"not-found","error-code":2"#);
+        check_switched(&root, u64::MAX, true, r#""response":"not-found","error-code":2"#);
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_switch_memory_supports_no_switching() {
+        let (_directory, root) = machine(&[]);
+        check_switched(&root, 0, true, r#""response":"operation-not-supported","error-code":2"#);
+        fs::create_dir_all(root.path("/sys/devices/system")).unwrap();
+        fs::write(root.path(MEMORY), "").unwrap();
+        check_switched(&root, 0, true, r#""response":"operation-failed","error-code":20"#);
     }
 
     #[test]

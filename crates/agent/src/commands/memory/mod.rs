@@ -1,9 +1,11 @@
-//! guest-get-memory-blocks, guest-get-memory-block-info.
+//! guest-get-memory-blocks, guest-set-memory-blocks, guest-get-memory-block-info.
 
 #[cfg(target_os = "linux")]
 mod linux;
 
-use qga_protocol::memory::{GetMemoryBlockInfo, GetMemoryBlocks, MemoryBlock, MemoryBlockInfo};
+use qga_protocol::memory::{
+    GetMemoryBlockInfo, GetMemoryBlocks, MemoryBlock, MemoryBlockInfo, MemoryBlockResponse, SetMemoryBlocks,
+};
 
 use self::linux as os;
 use crate::dispatch::Call;
@@ -11,11 +13,18 @@ use crate::error::Error;
 use crate::registry::{Entry, Outcome, Run, family};
 
 /// The family's commands.
-pub const ENTRIES: &[Entry] = family![GetMemoryBlocks, GetMemoryBlockInfo];
+pub const ENTRIES: &[Entry] = family![GetMemoryBlocks, SetMemoryBlocks, GetMemoryBlockInfo];
 
 impl Run for GetMemoryBlocks {
     fn run(self, call: &Call<'_>) -> Result<Outcome<Vec<MemoryBlock>>, Error> {
         Ok(os::blocks(&call.agent.root)?.into())
+    }
+}
+
+impl Run for SetMemoryBlocks {
+    fn run(self, call: &Call<'_>) -> Result<Outcome<Vec<MemoryBlockResponse>>, Error> {
+        let switch = |block: &MemoryBlock| os::switch_block(&call.agent.root, block.phys_index, block.online);
+        Ok(self.mem_blks.iter().map(switch).collect::<Vec<_>>().into())
     }
 }
 

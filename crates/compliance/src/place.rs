@@ -12,8 +12,10 @@ use crate::tally::Failure;
 
 /// Runs a script on this machine and returns what it printed.
 pub fn run_here(script: &str, directory: &Path) -> Result<String, Failure> {
-    let output = Command::new("/bin/sh")
-        .args(["-c", script])
+    // A script that waits for what never comes must not hang the suite.
+    let patience_seconds = (3 * PATIENCE).as_secs().to_string();
+    let output = Command::new("timeout")
+        .args([patience_seconds.as_str(), "/bin/sh", "-c", script])
         .current_dir(directory)
         .stdin(Stdio::null())
         .output()

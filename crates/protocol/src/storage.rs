@@ -62,7 +62,9 @@ command! {
     /// On Linux these are the ones with a block device, each once, the last mounted first; network and memory file
     /// systems, and others without a device, are left out. On Windows these are the volumes.
     ///
-    /// Errors: mounts or volumes that cannot be listed; a disk whose place in the system cannot be read.
+    /// A file system that does not say its sizes in time lacks those three members.
+    ///
+    /// Errors: mounts or volumes that cannot be listed.
     pub struct GetFsInfo {}
 }
 

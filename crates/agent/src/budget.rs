@@ -1,4 +1,4 @@
-//! How much memory requests may hold, all clients together.
+//! How much memory requests, and what they give to programs, may hold, all clients together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +23,13 @@ impl Budget {
     /// A hold of nothing yet.
     pub fn hold(&self) -> Hold {
         Hold { budget: self.clone(), bytes: 0 }
+    }
+
+    /// A hold of so many bytes, if they are there.
+    pub fn hold_of(&self, bytes: usize) -> Option<Hold> {
+        let mut hold = self.hold();
+        hold.resize(bytes);
+        (self.0.load(Ordering::Relaxed) <= TOTAL_BYTES_MAX).then_some(hold)
     }
 }
 
@@ -60,7 +67,9 @@ mod tests {
         assert!(large.resize(TOTAL_BYTES_MAX));
         assert!(small.resize(CLIENT_BYTES_FREE));
         assert!(!small.resize(CLIENT_BYTES_FREE + 1));
+        assert!(budget.hold_of(1).is_none());
         drop(large);
+        assert!(budget.hold_of(1).is_some());
         assert!(small.resize(CLIENT_BYTES_FREE + 2));
         assert!(small.resize(0));
         drop(small);

@@ -1,16 +1,17 @@
 //! From a request to its answer: everything that holds for all commands, once.
 //!
-//! In this order: is the command known; is it enabled; the audit line; the agent's exclusive lock for commands that
-//! change the machine; the arguments; the command itself, guarded against its own panics; the answer or the error.
+//! In this order: is the command known; is it enabled; do too many hang already; the arguments; the agent's exclusive lock
+//! for commands that change the machine; the command itself, guarded against its own panics; the answer or the error.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use qga_protocol::message::{Reply, Request, clip};
-use qga_protocol::{Command, session::SyncDelimited};
+use qga_protocol::{Command, Info, session::SyncDelimited};
 
 use crate::agent::Agent;
 use crate::error::Error;
+use crate::exclusive::Held;
 use crate::log::audit;
 use crate::outlet::{Answer, Voice};
 use crate::registry::{self, Entry};
@@ -26,6 +27,11 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// The lock of commands that change the machine, if this is one.
+    pub fn hold_machine(&self, info: &Info) -> Result<Option<Held<'_>>, Error> {
+        info.rules.exclusive.then(|| self.agent.exclusive.acquire(info.name, EXCLUSIVE_WAIT)).transpose()
+    }
+
     /// Says that the command is getting on, so that nobody takes it for stuck.
     pub fn note_progress(&self) {
         self.voice.note_progress();
@@ -66,11 +72,7 @@ fn serve(agent: &Agent, entry: &Entry, request: &Request, voice: &Voice) -> Resu
     if !entry.info.rules.immediate {
         agent.stuck.admit(entry.info.name)?;
     }
-    let guarded = catch_unwind(AssertUnwindSafe(|| {
-        let exclusive = entry.info.rules.exclusive;
-        let _held = exclusive.then(|| agent.exclusive.acquire(entry.info.name, EXCLUSIVE_WAIT)).transpose()?;
-        (entry.serve)(request, &call, answer)
-    }));
+    let guarded = catch_unwind(AssertUnwindSafe(|| (entry.serve)(request, &call, answer)));
     guarded.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         let error =

@@ -4,10 +4,11 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use qga_protocol::Command;
+use qga_protocol::Info;
 use qga_protocol::message::{Reply, Request};
 use qga_protocol::session::Ping;
 use qga_protocol::stream::{Decoder, Event};
-use qga_protocol::{Command, Info};
 
 use super::{Error, Voice, answer, serve};
 use crate::agent::Agent;

@@ -1,14 +1,14 @@
 //! One client's commands, run one after the other by a worker thread so that the session's reader stays free.
 //!
-//! A lane is given up when its client asks for a resynchronisation while a command is stuck, or goes away. Its voice is
-//! silenced then; the running command goes on to its end in a thread that nobody waits for, and those behind it are
-//! dropped. The session makes a new lane for what comes next.
+//! A lane ends in one of two ways; its voice is silenced in both, and the running command goes on to its end in a thread
+//! that nobody waits for. *Given up*: the client asked for a resynchronisation while a command was stuck; what waits
+//! behind it is dropped. *Left*: the client is gone; what it has asked for is still done, as the original does.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use qga_protocol::message::{ErrorClass, Reply, Request};
+use qga_protocol::message::{ErrorClass, Id, Reply, Request, clip};
 
 use crate::agent::Agent;
 use crate::budget::Hold;
@@ -20,9 +20,13 @@ use crate::outlet::Voice;
 const GRACE: Duration = Duration::from_millis(100);
 /// Bytes of requests that may wait behind the running one before the reader waits too.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
+/// Bytes that answers to refused requests may take besides. Beyond, requests are dropped without one.
+const REFUSAL_BYTES_MAX: usize = 1 << 20;
 /// How long the reader waits behind a command that gets nowhere; then it refuses further requests and reads on, because
 /// a sync may be among them.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
+/// A request this large leaves memory behind that is worth giving back.
+const LARGE_REQUEST_BYTES: usize = 1 << 20;
 /// What a queued request costs besides its text.
 const JOB_BYTES: usize = 256;
 /// A worker with nothing to do ends after this time.
@@ -39,6 +43,13 @@ pub enum Job {
 }
 
 impl Job {
+    fn name(&self) -> String {
+        match self {
+            Self::Request(request, _) => clip(&request.name()).to_owned(),
+            Self::Reply(_) => "an error reply".to_owned(),
+        }
+    }
+
     fn bytes(&self) -> usize {
         JOB_BYTES
             + match self {
@@ -64,9 +75,18 @@ struct State {
     /// The command that the worker runs.
     running: Option<Running>,
     has_worker: bool,
-    /// Requests that found no room, each to be answered with an error in its turn.
-    refused: usize,
-    given_up: bool,
+    /// The queue was full behind a stuck command: until it is empty again, requests are refused in their turn.
+    refusing: bool,
+    end: Option<End>,
+}
+
+/// How a lane ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// What waits is dropped.
+    GivenUp,
+    /// What waits is done.
+    Left,
 }
 
 struct Running {
@@ -76,7 +96,7 @@ struct Running {
 
 impl State {
     fn is_idle(&self) -> bool {
-        self.running.is_none() && self.queue.is_empty() && self.refused == 0
+        self.running.is_none() && self.queue.is_empty()
     }
 }
 
@@ -99,17 +119,21 @@ impl Lane {
         self.lock().is_idle()
     }
 
-    /// How long the running command has got nowhere.
-    fn stalled(&self, running: &Running) -> Duration {
-        running.since.max(self.voice.last_progress()).elapsed()
+    /// How long the running command has got nowhere. One whose client does not take the reply is not stuck.
+    fn stalled(&self, state: &State) -> Duration {
+        match &state.running {
+            Some(running) if !self.voice.is_speaking() => running.since.max(self.voice.last_progress()).elapsed(),
+            _ => Duration::ZERO,
+        }
     }
 
     /// Waits until everything has been answered. False as soon as a command is stuck.
     pub fn settles(&self) -> bool {
         let mut state = self.lock();
         while !state.is_idle() {
-            let stalled = state.running.as_ref().map_or(Duration::ZERO, |running| self.stalled(running));
-            let Some(left) = GRACE.checked_sub(stalled).filter(|left| !left.is_zero()) else { return false };
+            let Some(left) = GRACE.checked_sub(self.stalled(&state)).filter(|left| !left.is_zero()) else {
+                return false;
+            };
             state = self.wait(state, left);
         }
         true
@@ -129,16 +153,27 @@ impl Lane {
         true
     }
 
-    /// Puts a job at the end of the queue.
-    pub fn push(self: &Arc<Self>, job: Job) {
+    /// Puts a job at the end of the queue; waits while that is full and the worker gets on.
+    pub fn push(self: &Arc<Self>, mut job: Job) {
         let mut state = self.lock();
-        while !state.queue.is_empty() && state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX {
-            let stalled = state.running.as_ref().map_or(Duration::ZERO, |running| self.stalled(running));
-            if state.refused > 0 || stalled > QUEUE_PATIENCE {
-                state.refused += 1;
+        while !state.refusing && !state.queue.is_empty() && state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX {
+            let stalled = self.stalled(&state);
+            state.refusing = stalled > QUEUE_PATIENCE;
+            if !state.refusing {
+                state = self.wait(state, QUEUE_PATIENCE.saturating_sub(stalled) + Duration::from_millis(1));
+            }
+        }
+        if state.refusing {
+            if let Job::Request(request, _) = &job {
+                job = Job::Reply(failure(
+                    "too many requests wait behind a command that gets nowhere: this one was dropped",
+                    request.id().as_ref(),
+                ));
+            }
+            if state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX + REFUSAL_BYTES_MAX {
+                log::warn!("a request was dropped without an answer: too many wait behind a command that gets nowhere");
                 return;
             }
-            state = self.wait(state, QUEUE_PATIENCE.saturating_sub(stalled) + Duration::from_millis(1));
         }
         state.queued_bytes += job.bytes();
         state.queue.push_back(job);
@@ -148,33 +183,54 @@ impl Lane {
             match worker.spawn(move || lane.work()) {
                 Ok(_) => state.has_worker = true,
                 Err(error) => {
-                    // Nothing was running (the queue was empty), so the answer keeps its place.
-                    state.queue.clear();
+                    // Without a worker nothing else was in the queue, so the answer keeps its place.
+                    let id = match state.queue.pop_back() {
+                        Some(Job::Request(request, _)) => request.id(),
+                        _ => None,
+                    };
                     state.queued_bytes = 0;
                     drop(state);
-                    self.voice.send(&failure(&format!("the agent cannot start a thread: {error}")));
+                    self.voice.send(&failure(&format!("the agent cannot start a thread: {error}"), id.as_ref()));
+                    return;
                 }
             }
         }
+        self.voice.set_busy(true);
         self.changed.notify_all();
     }
 
-    /// Gives up on everything that has not been answered.
-    pub fn give_up(&self, why: &str) {
+    /// Ends the lane because its client asked for a resynchronisation.
+    pub fn give_up(&self) {
+        self.end(End::GivenUp);
+    }
+
+    /// Ends the lane because its client is gone.
+    pub fn leave(&self) {
+        self.end(End::Left);
+    }
+
+    fn end(&self, end: End) {
         self.voice.silence();
         let mut state = self.lock();
-        let waiting = state.queue.len() + std::mem::take(&mut state.refused);
-        state.queue.clear();
-        state.queued_bytes = 0;
+        let waiting = state.queue.len();
+        if end == End::GivenUp {
+            state.queue.clear();
+            state.queued_bytes = 0;
+        }
         if let Some(running) = &state.running {
-            log::warn!(
-                "{} has been running for {:.1} s and {why}: its reply will be dropped, and {waiting} requests behind it",
-                running.name,
-                running.since.elapsed().as_secs_f32()
+            let (seconds, behind) = (
+                running.since.elapsed().as_secs_f32(),
+                match end {
+                    End::GivenUp => {
+                        "the client asked for a resynchronisation: its reply and the requests behind it are dropped"
+                    }
+                    End::Left => "the client is gone: the replies to it and to the requests behind it are dropped",
+                },
             );
+            log::warn!("{} has been running for {seconds:.1} s and {behind} ({waiting} waiting)", running.name);
             self.agent.stuck.add(&running.name, running.since);
         }
-        state.given_up = true;
+        state.end = Some(end);
         self.changed.notify_all();
     }
 
@@ -182,58 +238,51 @@ impl Lane {
         let mut state = self.lock();
         loop {
             let idle_since = Instant::now();
-            while state.queue.is_empty() && state.refused == 0 && !state.given_up {
+            while state.queue.is_empty() && state.end.is_none() {
+                state.refusing = false;
                 if idle_since.elapsed() >= WORKER_IDLE {
                     state.has_worker = false;
                     return;
                 }
                 state = self.wait(state, WORKER_IDLE);
             }
-            if state.given_up {
-                return;
-            }
-            let Some(job) = state.queue.pop_front() else {
-                state.refused -= 1;
-                drop(state);
-                self.voice.send(&failure("too many requests wait behind one that got nowhere: this one was dropped"));
-                state = self.lock();
-                self.changed.notify_all();
-                continue;
-            };
+            let Some(job) = state.queue.pop_front() else { return };
             state.queued_bytes -= job.bytes();
+            let (name, since) = (job.name(), Instant::now());
+            // An answer counts as running too, so that the reader does not overtake it.
+            state.running = Some(Running { name: name.clone(), since });
+            let has_ended = state.end.is_some();
+            drop(state);
+            if has_ended {
+                self.agent.stuck.add(&name, since);
+            }
             match job {
                 Job::Reply(reply) => {
-                    // Counts as running, so that the reader does not overtake it.
-                    state.running = Some(Running { name: "an error reply".to_owned(), since: Instant::now() });
-                    drop(state);
                     self.voice.send(&reply);
                 }
                 Job::Request(request, hold) => {
-                    let name = qga_protocol::message::clip(&request.name()).to_owned();
-                    state.running = Some(Running { name, since: Instant::now() });
-                    drop(state);
+                    let is_large = request.text_bytes() >= LARGE_REQUEST_BYTES;
                     dispatch::answer(&self.agent, &request, &self.voice);
                     drop((request, hold));
+                    if is_large {
+                        qga_sys::allocator::give_back_free_memory();
+                    }
                 }
             }
             state = self.lock();
-            let ended = state.running.take();
-            if state.given_up {
-                if let Some(running) = ended {
-                    self.agent.stuck.remove(&running.name, running.since);
-                    log::warn!(
-                        "{} ended after {:.1} s; its reply was dropped",
-                        running.name,
-                        running.since.elapsed().as_secs_f32()
-                    );
-                }
-                return;
+            state.running = None;
+            if state.end.is_some() {
+                self.agent.stuck.remove(&name, since);
+                log::info!("{name} ended after {:.1} s; its reply was dropped", since.elapsed().as_secs_f32());
+            }
+            if state.queue.is_empty() {
+                self.voice.set_busy(false);
             }
             self.changed.notify_all();
         }
     }
 }
 
-fn failure(desc: &str) -> Reply {
-    Reply::error(ErrorClass::GenericError, desc, None)
+fn failure(desc: &str, id: Option<&Id>) -> Reply {
+    Reply::error(ErrorClass::GenericError, desc, id)
 }

@@ -7,6 +7,7 @@
 
 mod agent;
 mod budget;
+mod c_text;
 mod channel;
 mod commands;
 mod config;
@@ -29,6 +30,7 @@ mod session;
 mod state;
 mod stuck;
 mod supervisor;
+mod tool;
 
 use std::convert::Infallible;
 use std::io::Write;

@@ -34,6 +34,8 @@ struct State {
 pub struct Voice {
     outlet: Arc<Outlet>,
     silenced: AtomicBool,
+    /// A write is under way.
+    speaking: AtomicBool,
     begin: Instant,
     /// When a write last got through, in milliseconds since `begin`.
     progress: AtomicU64,
@@ -50,6 +52,7 @@ impl Outlet {
         Voice {
             outlet: Arc::clone(self),
             silenced: AtomicBool::new(false),
+            speaking: AtomicBool::new(false),
             begin: Instant::now(),
             progress: AtomicU64::new(0),
         }
@@ -72,6 +75,16 @@ impl Voice {
         self.silenced.load(Ordering::Acquire)
     }
 
+    /// Whether a write is under way: then what comes next is up to the client.
+    pub fn is_speaking(&self) -> bool {
+        self.speaking.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the client waits for an answer.
+    pub fn set_busy(&self, is_busy: bool) {
+        self.outlet.link.set_busy(is_busy);
+    }
+
     /// Notes that the command which speaks is getting on.
     pub fn note_progress(&self) {
         self.progress.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
@@ -90,8 +103,10 @@ impl Voice {
         }
         // Somebody stopped in the middle of a line.
         let dangling = part.begins && state.unfinished;
+        self.speaking.store(true, Ordering::Relaxed);
         let written = if dangling { self.outlet.link.write_all(b"\n") } else { Ok(()) }
             .and_then(|()| self.outlet.link.write_all(bytes));
+        self.speaking.store(false, Ordering::Relaxed);
         state.unfinished = !part.ends;
         if let Err(error) = written {
             log::info!("a reply was not delivered: {}", cause_text(&error));

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::budget::{Budget, Hold};
 use crate::error::Error;
 
 /// Most bytes kept of one stream of one program; the rest is read and dropped.
@@ -21,6 +22,8 @@ pub const STREAM_BYTES_MAX: usize = 16 << 20;
 const OUTPUT_BYTES_MAX: usize = 128 << 20;
 /// Programs that run or whose results nobody has fetched.
 const PROGRAMS_MAX: usize = 512;
+/// Programs that run with pipes at once: three descriptors each, of the 1024 that a process usually may have.
+const PIPED_PROGRAMS_MAX: usize = 128;
 /// A result that nobody has fetched for this long makes room if room is needed.
 const RESULT_AGE: Duration = Duration::from_hours(1);
 
@@ -60,11 +63,31 @@ struct Program {
     ended: Option<(Exit, Instant)>,
 }
 
+impl Program {
+    fn has_pipes(&self) -> bool {
+        self.input.is_some() || self.pipes.iter().any(Option::is_some)
+    }
+}
+
 /// What is still to be sent to a program.
 struct Feed {
     pipe: Arc<OwnedFd>,
-    data: Vec<u8>,
+    input: Input,
     sent: usize,
+}
+
+/// Data for a program's standard input, with what it takes of the agent's budget.
+pub struct Input {
+    data: Vec<u8>,
+    _held: Hold,
+}
+
+impl Input {
+    /// The data, if the budget has room for it.
+    pub fn new(data: Vec<u8>, budget: &Budget) -> Option<Self> {
+        let held = budget.hold_of(data.len())?;
+        Some(Self { data, _held: held })
+    }
 }
 
 /// What was kept of a stream.
@@ -92,7 +115,7 @@ pub struct Started {
     /// Where its standard output and standard error come from, if they are kept.
     pub output: [Option<OwnedFd>; 2],
     /// Where its standard input goes to, and what is to be sent.
-    pub input: Option<(OwnedFd, Vec<u8>)>,
+    pub input: Option<(OwnedFd, Input)>,
 }
 
 /// A pipe to be waited for.
@@ -133,6 +156,10 @@ impl Programs {
             return Err(Error::new(format!(
                 "{act}: {count} programs run or have results that nobody has fetched: guest-exec-status fetches them"
             )));
+        }
+        let piped = table.known.values().filter(|program| program.has_pipes()).count();
+        if piped >= PIPED_PROGRAMS_MAX {
+            return Err(Error::new(format!("{act}: {piped} programs run whose input or output the agent carries")));
         }
         let kept = table.output_bytes;
         if kept >= OUTPUT_BYTES_MAX {
@@ -207,13 +234,13 @@ impl Table {
     fn feed(&mut self, pid: i32) {
         let Some(program) = self.known.get_mut(&pid) else { return };
         let Some(feed) = &mut program.input else { return };
-        match rustix::io::write(&feed.pipe, &feed.data[feed.sent..]) {
+        match rustix::io::write(&feed.pipe, &feed.input.data[feed.sent..]) {
             Ok(count) => feed.sent += count,
             Err(Errno::AGAIN | Errno::INTR) => return,
             // The program does not want the rest.
-            Err(_) => feed.sent = feed.data.len(),
+            Err(_) => feed.sent = feed.input.data.len(),
         }
-        if feed.sent == feed.data.len() {
+        if feed.sent == feed.input.data.len() {
             program.input = None;
         }
     }
@@ -300,13 +327,13 @@ impl Place<'_> {
     /// Puts a started program there.
     pub fn fill(self, started: Started) {
         let Started { pid, output, input } = started;
-        let has_pipes = input.is_some() || output.iter().any(Option::is_some);
         let program = Program {
             output: Default::default(),
             pipes: output.map(|pipe| pipe.map(Arc::new)),
-            input: input.map(|(pipe, data)| Feed { pipe: Arc::new(pipe), data, sent: 0 }),
+            input: input.map(|(pipe, input)| Feed { pipe: Arc::new(pipe), input, sent: 0 }),
             ended: None,
         };
+        let has_pipes = program.has_pipes();
         let programs = self.0;
         let mut table = programs.lock();
         if table.remove(pid).is_some() {

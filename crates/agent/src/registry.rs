@@ -52,6 +52,7 @@ macro_rules! family {
             info: &<$command as qga_protocol::Command>::INFO,
             serve: |request, call, answer| {
                 let command: $command = request.arguments()?;
+                let _held = call.hold_machine(&<$command as qga_protocol::Command>::INFO)?;
                 answer.send($crate::registry::Run::run(command, call)?, call);
                 Ok(())
             },

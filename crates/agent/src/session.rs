@@ -22,6 +22,10 @@ use crate::registry;
 
 /// Bytes read in one go.
 const READ_BYTES: usize = 64 << 10;
+/// Half a message this large must go on, because it takes from what all clients share.
+const LARGE_MESSAGE_BYTES: usize = 1 << 20;
+/// How long it may stand still.
+const MESSAGE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a session whose client has stopped sending looks whether the client is still there.
 const FAREWELL_TICK: Duration = Duration::from_millis(500);
 
@@ -36,6 +40,11 @@ pub fn serve(agent: &Arc<Agent>, link: &Arc<Link>, first: &[u8]) -> std::io::Res
     session.take(first);
     let mut buffer = vec![0; READ_BYTES];
     let end = loop {
+        if session.decoder.buffered_bytes() >= LARGE_MESSAGE_BYTES
+            && matches!(link.is_readable_within(MESSAGE_PATIENCE), Ok(false))
+        {
+            session.drop_half_message("a large request did not go on for too long: it was dropped");
+        }
         match link.read(&mut buffer) {
             Ok(0) => break Ok(()),
             Ok(count) => session.take(&buffer[..count]),
@@ -43,13 +52,13 @@ pub fn serve(agent: &Arc<Agent>, link: &Arc<Link>, first: &[u8]) -> std::io::Res
         }
         link.note_activity();
     };
-    // A client may stop sending and still wait for its replies.
-    while end.is_ok() && !session.lane.settles_within(FAREWELL_TICK) {
+    // A client of a socket may stop sending and still wait for its replies.
+    while end.is_ok() && link.can_be_half_closed() && !session.lane.settles_within(FAREWELL_TICK) {
         if link.is_hung_up() {
             break;
         }
     }
-    session.lane.give_up("its client is gone");
+    session.lane.leave();
     end
 }
 
@@ -67,10 +76,14 @@ impl Session<'_> {
             self.answer(event);
         }
         if !self.held.resize(self.decoder.buffered_bytes()) {
-            self.held.resize(0);
-            let event = self.decoder.refuse("the agent holds too much of unfinished requests: this one was dropped");
-            self.answer(event);
+            self.drop_half_message("the agent holds too much of unfinished requests: this one was dropped");
         }
+    }
+
+    fn drop_half_message(&mut self, why: &str) {
+        let event = self.decoder.refuse(why);
+        self.held.resize(0);
+        self.answer(event);
     }
 
     fn answer(&mut self, event: Event) {
@@ -94,7 +107,7 @@ impl Session<'_> {
         }
         let info = registry::find(&request.name()).map(|entry| entry.info);
         if info.is_some_and(is_sync) && !self.lane.settles() {
-            self.lane.give_up("the client asked for a resynchronisation");
+            self.lane.give_up();
             self.lane = Lane::new(self.agent, self.lane.voice.sibling());
         }
         let immediate = info.is_none_or(|info| info.rules.immediate);

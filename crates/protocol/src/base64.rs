@@ -151,7 +151,11 @@ impl<'a> Base64Text<'a> {
             piece.resize(characters.len() / 4 * 3, 0);
             match STANDARD.decode(characters, base64_simd::Out::from_slice(&mut piece)) {
                 Ok(decoded) => take(decoded),
-                Err(_) => Err(why(characters).into()),
+                // Perhaps only the bits that a padded group leaves over are not zero: they mean nothing.
+                Err(_) => match without_spare_bits(characters).and_then(|text| STANDARD.decode_to_vec(text).ok()) {
+                    Some(decoded) => take(&decoded),
+                    None => Err(why(characters).into()),
+                },
             }
         };
         let bytes = self.0.as_bytes();
@@ -175,6 +179,22 @@ impl<'a> Base64Text<'a> {
     }
 }
 
+/// The text with the bits that its last, padded group leaves over set to zero.
+fn without_spare_bits(characters: &[u8]) -> Option<Vec<u8>> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let padding = characters.iter().rev().take_while(|&&byte| byte == b'=').count();
+    let mask = match padding {
+        1 => 0b11_1100,
+        2 => 0b11_0000,
+        _ => return None,
+    };
+    let last = characters.len().checked_sub(padding + 1)?;
+    let value = ALPHABET.iter().position(|&known| known == characters[last])?;
+    let mut text = characters.to_vec();
+    text[last] = ALPHABET[value & mask];
+    Some(text)
+}
+
 fn why(characters: &[u8]) -> Base64Error {
     let known = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
     if characters.iter().all(known) { Base64Error::Tail } else { Base64Error::Characters }
@@ -195,6 +215,8 @@ mod tests {
         check("aGVsbG8=", Ok(b"hello"));
         check("aGVs\nbG8=\n", Ok(b"hello"));
         check("a\nG\nV\ns", Ok(b"hel"));
+        check("aGVsbG9=", Ok(b"hello"));
+        check("QR==", Ok(b"A"));
         check("aGVsbG8", Err(Base64Error::Tail));
         check("====", Err(Base64Error::Tail));
         check("aGVsbG8=aGVs", Err(Base64Error::Tail));

@@ -14,3 +14,12 @@ pub fn give_back_large_buffers() {
         unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
     }
 }
+
+/// Gives memory that is free back to the system, from all heaps. For after something large was done.
+pub fn give_back_free_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim(3) takes a plain integer and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -1,22 +1,37 @@
 //! What two agents say of the same machine, member by member.
 
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What moves between two questions: its presence counts, its value does not.
 const MOVING: &[&str] = &[
-    "used-bytes", "statistics", "stats", "load1m", "load5m", "load15m", "user", "nice", "system", "idle", "iowait",
-    "irq", "softirq", "steal", "guest", "guestnice",
+    "used-bytes",
+    "statistics",
+    "stats",
+    "load1m",
+    "load5m",
+    "load15m",
+    "user",
+    "nice",
+    "system",
+    "idle",
+    "iowait",
+    "irq",
+    "softirq",
+    "steal",
+    "guest",
+    "guestnice",
 ];
 
 /// What tells the elements of a list apart.
-const IDENTITIES: &[&str] = &["mountpoint", "name", "dev", "logical-id", "phys-index", "cpu", "ip-address", "iface"];
+const IDENTITIES: &[&str] =
+    &["mountpoint", "serial", "name", "dev", "logical-id", "phys-index", "cpu", "ip-address", "iface"];
 
-/// Every member that is not the same in both replies: its place, and both values.
+/// A member that is not the same in both replies.
 #[derive(Debug)]
 pub struct Difference {
-    /// Names of members from the outside in; an element of a list by its identity.
-    pub place: Vec<String>,
+    /// Names of members from the outside in, with slashes between; an element of a list by its identity.
+    pub place: String,
     /// What the first agent said.
     pub first: Option<String>,
     /// What the second agent said.
@@ -26,11 +41,11 @@ pub struct Difference {
 /// The number of members compared, and those that differ.
 pub fn between(first: &Value, second: &Value) -> (usize, Vec<Difference>) {
     let (first, second) = (members(first), members(second));
-    let places: std::collections::BTreeSet<&Vec<String>> = first.keys().chain(second.keys()).collect();
+    let places: BTreeSet<&Vec<String>> = first.keys().chain(second.keys()).collect();
     let count = places.len();
     let differing = places.into_iter().filter(|place| first.get(*place) != second.get(*place));
     let differences = differing.map(|place| Difference {
-        place: place.clone(),
+        place: place.join("/"),
         first: first.get(place).cloned(),
         second: second.get(place).cloned(),
     });
@@ -71,8 +86,9 @@ fn collect(value: &Value, place: &mut Vec<String>, found: &mut BTreeMap<Vec<Stri
             }
         }
         Value::Number(number) => {
-            // One agent writes 3600, the other 3600.0.
-            found.insert(place.clone(), number.as_f64().map_or(number.to_string(), |number| number.to_string()));
+            // Whole numbers that a double holds may be written with a fraction or without.
+            let whole = number.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 2_f64.powi(53));
+            found.insert(place.clone(), whole.map_or(number.to_string(), |number| number.to_string()));
         }
         _ => {
             found.insert(place.clone(), value.to_string());
@@ -83,8 +99,13 @@ fn collect(value: &Value, place: &mut Vec<String>, found: &mut BTreeMap<Vec<Stri
 fn identity(element: &Value) -> String {
     let shown = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
     let of_route = || Some(format!("{} {}", shown(element.get("destination")?), shown(element.get("iface")?)));
+    // The kernel's name of a disk depends on which controller it found first.
+    let of_disk = || element.pointer("/address/serial").map(shown);
     let of_object = || IDENTITIES.iter().find_map(|name| element.get(name)).map(shown);
-    of_route().or_else(of_object).unwrap_or_else(|| if element.is_object() { "?".into() } else { shown(element) })
+    of_route()
+        .or_else(of_disk)
+        .or_else(of_object)
+        .unwrap_or_else(|| if element.is_object() { "?".into() } else { shown(element) })
 }
 
 #[cfg(test)]
@@ -94,7 +115,7 @@ mod tests {
 
     fn check(first: &Value, second: &Value, expected: &[&str]) {
         let (_, differences) = between(first, second);
-        let places: Vec<String> = differences.iter().map(|difference| difference.place.join("/")).collect();
+        let places: Vec<&str> = differences.iter().map(|difference| difference.place.as_str()).collect();
         assert_eq!(places, expected, "{differences:?}");
     }
 
@@ -106,6 +127,12 @@ mod tests {
         check(&json!([{"name": "a", "unit": 1}]), &json!([{"name": "a", "unit": 2}]), &["a/unit"]);
         check(&json!([{"name": "a"}]), &json!([]), &["a", "a/name"]);
         check(&json!([["x"], ["x"]]), &json!([["x"]]), &["[\"x\"] 2", "[\"x\"] 2/x"]);
-        check(&json!(3600), &json!(3600.0), &[]);
+        check(
+            &json!([{"name": "/dev/sda", "address": {"serial": "1"}}]),
+            &json!([]),
+            &["1", "1/address/serial", "1/name"],
+        );
+        check(&json!({"seconds": 3600}), &json!({"seconds": 3600.0}), &[]);
+        check(&json!({"flags": u64::MAX}), &json!({"flags": u64::MAX - 1}), &["flags"]);
     }
 }

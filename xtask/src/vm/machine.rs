@@ -1,6 +1,6 @@
 //! The QEMU process and its monitor.
 
-use super::conversation::Conversation;
+use super::conversation::{Conversation, PATIENCE};
 use super::image::Image;
 use super::progress;
 use crate::packages;
@@ -39,7 +39,25 @@ impl Default for Hardware {
         Self {
             cpus: "2,maxcpus=4".into(),
             memory: "1024,slots=4,maxmem=4G".into(),
-            arguments: Vec::new(),
+            // Disks of a kind that cannot be plugged in later; without a file behind them they take no room.
+            arguments: [
+                "-blockdev",
+                "null-co,node-name=sata-disk,size=67108864,read-zeroes=on",
+                "-device",
+                "ich9-ahci,id=sata",
+                "-device",
+                "ide-hd,bus=sata.0,drive=sata-disk,serial=AHCI0",
+                "-device",
+                "ide-cd,bus=sata.2",
+                "-blockdev",
+                "null-co,node-name=sd-disk,size=67108864,read-zeroes=on",
+                "-device",
+                "sdhci-pci",
+                "-device",
+                "sd-card,drive=sd-disk",
+            ]
+            .map(Into::into)
+            .into(),
             kernel_options: String::new(),
         }
     }
@@ -153,6 +171,19 @@ impl Machine {
                 None => bail!("no event {name} within {} s", limit.as_secs()),
             }
         }
+    }
+
+    /// Takes devices away and waits until the guest has let all of them go.
+    pub fn unplug(&mut self, ids: &[&str]) -> Result<()> {
+        for id in ids {
+            self.qmp("device_del", &json!({"id": id}))?;
+        }
+        let mut left = ids.to_vec();
+        while !left.is_empty() {
+            let event = self.wait_for_event("DEVICE_DELETED", PATIENCE).with_context(|| format!("for {left:?}"))?;
+            left.retain(|id| event["data"]["device"] != *id);
+        }
+        Ok(())
     }
 
     /// Whether the guest has switched itself off.

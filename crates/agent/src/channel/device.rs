@@ -22,6 +22,8 @@ use crate::session;
 
 /// How often a port that is gone is looked for.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
+/// The same for a port that goes as soon as it is there, without a byte.
+const SEARCH_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// How often an absent host is looked for where the kernel does not tell that it is back.
 const HOST_INTERVAL: Duration = Duration::from_secs(1);
 /// Where udev makes a link for each virtio port, named after the port.
@@ -36,61 +38,70 @@ pub enum Kind {
     Serial,
 }
 
-/// A port that was open once.
+/// A port that is open, or waited for.
 pub struct Device {
     kind: Kind,
     path: PathBuf,
-    port: OwnedFd,
+    port: Option<OwnedFd>,
 }
 
 impl Device {
-    /// Opens the port at `path`; a virtio port also by its name where udev has made no link. With `wait`, a port that
-    /// is not there yet is waited for.
-    pub fn open(kind: Kind, path: &Path, wait: bool) -> io::Result<Self> {
-        let mut said = false;
-        loop {
-            match open(kind, path) {
-                Ok(port) => return Ok(Self { kind, path: path.to_owned(), port }),
-                Err(error) if wait => {
-                    if !said {
-                        log::warn!("waiting for channel '{}': {}", path.display(), cause_text(&error));
-                        said = true;
-                    }
-                    std::thread::sleep(SEARCH_INTERVAL);
-                }
-                Err(error) => return Err(error),
+    /// Opens the port at `path`; a virtio port also by its name where udev has made no link. With `may_wait`, a port that
+    /// cannot be opened yet is waited for by [`Self::serve`].
+    pub fn open(kind: Kind, path: &Path, may_wait: bool) -> io::Result<Self> {
+        let port = match open(kind, path) {
+            Ok(port) => Some(port),
+            Err(error) if may_wait => {
+                log::warn!("waiting for channel '{}': {}", path.display(), cause_text(&error));
+                None
             }
-        }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { kind, path: path.to_owned(), port })
     }
 
     /// Serves whoever is at the other end, for ever.
     pub fn serve(self, agent: &Arc<Agent>) -> ! {
-        let Self { kind, path, mut port } = self;
+        let Self { kind, path, port } = self;
+        let mut opened = port;
+        // What has been said of a port that comes and goes without a byte is not said again.
+        let mut is_news = true;
+        let mut pause = SEARCH_INTERVAL;
         loop {
-            let lost = serve_until_lost(kind, port, agent);
-            log::warn!("channel '{}' is lost: {}; waiting until it is back", path.display(), cause_text(&lost));
-            port = loop {
-                std::thread::sleep(SEARCH_INTERVAL);
-                match open(kind, &path) {
-                    Ok(port) => break port,
-                    Err(error) => log::debug!("channel '{}': {}", path.display(), cause_text(&error)),
-                }
-            };
-            log::warn!("channel '{}' is back", path.display());
+            let port = opened.take().unwrap_or_else(|| search(kind, &path, pause));
+            let link = Arc::new(Link::new(Stream::Port(port)));
+            let lost = serve_until_lost(kind, &link, agent);
+            let was_used = link.was_used();
+            if was_used || is_news {
+                let shown = path.display();
+                log::warn!("channel '{shown}' is lost: {}; waiting until it is back", cause_text(&lost));
+            }
+            is_news = was_used;
+            pause = if was_used { SEARCH_INTERVAL } else { (pause * 2).min(SEARCH_INTERVAL_MAX) };
+        }
+    }
+}
+
+/// Waits until the port can be opened again.
+fn search(kind: Kind, path: &Path, pause: Duration) -> OwnedFd {
+    loop {
+        std::thread::sleep(pause);
+        match open(kind, path) {
+            Ok(port) => return port,
+            Err(error) => log::debug!("channel '{}': {}", path.display(), cause_text(&error)),
         }
     }
 }
 
 /// Serves one host after the other until the port itself fails.
-fn serve_until_lost(kind: Kind, port: OwnedFd, agent: &Arc<Agent>) -> io::Error {
-    let link = Arc::new(Link::new(Stream::Port(port)));
+fn serve_until_lost(kind: Kind, link: &Arc<Link>, agent: &Arc<Agent>) -> io::Error {
     let mut left_behind = vec![0; 4096];
     loop {
         let ended = match kind {
-            Kind::Virtio => wait_for_host(&link, &mut left_behind)
-                .and_then(|count| session::serve(agent, &link, &left_behind[..count])),
+            Kind::Virtio => wait_for_host(link, &mut left_behind)
+                .and_then(|count| session::serve(agent, link, &left_behind[..count])),
             // The end of a serial line is a hang-up: the port has to be opened anew.
-            Kind::Serial => session::serve(agent, &link, &[]).and(Err(Errno::IO.into())),
+            Kind::Serial => session::serve(agent, link, &[]).and(Err(Errno::IO.into())),
         };
         if let Err(error) = ended {
             return error;

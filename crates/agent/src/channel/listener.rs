@@ -26,6 +26,8 @@ const CLIENTS_MAX: usize = 64;
 const SILENT_MS_MIN: u64 = 1000;
 /// Threads that wait for a client at once; one whose client has left ends if there are as many.
 const WAITING_MAX: usize = 2;
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 128;
 /// Pause after accepting has failed, for want of descriptors say.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -57,7 +59,7 @@ impl Listener {
         }
         let umask = rustix::process::umask(Mode::empty());
         rustix::process::umask(umask | Mode::RWXO);
-        let bound = UnixListener::bind(path);
+        let bound = listen(&address);
         rustix::process::umask(umask);
         bound.map(Self::Unix).map_err(|error| format!("Failed to bind socket to {shown}: {}", cause_text(&error)))
     }
@@ -118,7 +120,8 @@ struct Crew {
 impl Crew {
     /// Waits for a client, serves it, and so on until enough others wait.
     fn work(self: &Arc<Self>) {
-        while self.waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX {
+        let one_more = |waiting: usize| (waiting < WAITING_MAX).then_some(waiting + 1);
+        while self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok() {
             self.clients.make_room();
             let accepted = self.listener.accept();
             let was_last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
@@ -130,7 +133,6 @@ impl Crew {
                 }
             }
         }
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn serve(self: &Arc<Self>, link: Link, was_last: bool) {
@@ -148,6 +150,14 @@ impl Crew {
         }
         self.clients.remove(&link);
     }
+}
+
+/// A socket that listens at an address. std's own function refuses the longest of paths.
+fn listen(address: &SocketAddrUnix) -> io::Result<UnixListener> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::bind(&socket, address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
 }
 
 /// Whether somebody accepts connections at a socket.
@@ -201,7 +211,8 @@ impl Clients {
     fn make_room(&self) {
         let mut links = self.lock();
         while links.len() >= CLIENTS_MAX {
-            if let Some(link) = links.iter().max_by_key(|link| link.silent_ms())
+            let idle = links.iter().filter(|link| !link.busy.load(Ordering::Relaxed));
+            if let Some(link) = idle.max_by_key(|link| link.silent_ms())
                 && link.silent_ms() >= SILENT_MS_MIN
             {
                 log::warn!(

@@ -11,7 +11,7 @@ pub mod listener;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -46,6 +46,10 @@ pub struct Link {
     opened: Instant,
     /// When bytes last came, in milliseconds since `opened`.
     active: AtomicU64,
+    /// The client waits for an answer.
+    busy: AtomicBool,
+    /// Nobody took what was written to a port: whoever sends next is another host.
+    deserted: AtomicBool,
 }
 
 enum Stream {
@@ -63,7 +67,13 @@ impl From<UnixStream> for Link {
 
 impl Link {
     fn new(stream: Stream) -> Self {
-        Self { stream, opened: Instant::now(), active: AtomicU64::new(0) }
+        Self {
+            stream,
+            opened: Instant::now(),
+            active: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
+            deserted: AtomicBool::new(false),
+        }
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -79,6 +89,9 @@ impl Link {
         loop {
             if let Stream::Port(port) = &self.stream {
                 wait_for(port.as_fd(), PollFlags::IN)?;
+                if self.deserted.swap(false, Ordering::Relaxed) {
+                    return Ok(0);
+                }
             }
             match rustix::io::read(self.as_fd(), &mut *buffer) {
                 Ok(count) => return Ok(count),
@@ -106,7 +119,15 @@ impl Link {
     }
 
     /// Writes all of it; waits as long as the client is there and takes nothing.
-    pub fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        let written = self.write_to_client(bytes);
+        if written.is_err() {
+            self.deserted.store(true, Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn write_to_client(&self, mut bytes: &[u8]) -> io::Result<()> {
         let is_port = matches!(self.stream, Stream::Port(_));
         // A port takes bytes without a host as well, and would give them to the next one.
         if is_port && self.stays_hung_up() {
@@ -137,9 +158,36 @@ impl Link {
         poll(&mut polled, Some(&now)).is_err() || polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 
+    /// Whether bytes, or the end of them, come within this time.
+    pub fn is_readable_within(&self, time: Duration) -> io::Result<bool> {
+        let fd = self.as_fd();
+        let mut polled = [PollFd::new(&fd, PollFlags::IN)];
+        let limit = rustix::time::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+        match poll(&mut polled, Some(&limit)) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::INTR) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the client may stop sending and still wait for replies.
+    pub fn can_be_half_closed(&self) -> bool {
+        !matches!(self.stream, Stream::Port(_))
+    }
+
+    /// Says whether the client waits for an answer.
+    pub fn set_busy(&self, is_busy: bool) {
+        self.busy.store(is_busy, Ordering::Relaxed);
+    }
+
     /// Notes that bytes have come.
     pub fn note_activity(&self) {
-        self.active.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.active.store((self.opened.elapsed().as_millis() as u64).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether bytes have ever come.
+    fn was_used(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
     }
 
     /// Milliseconds since bytes last came.

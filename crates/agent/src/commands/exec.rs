@@ -2,7 +2,7 @@
 //!
 //! Starting a program is all that happens here; [`crate::supervisor`] serves it while it runs.
 
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,11 +15,12 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::c_text::c_text as text;
 use crate::dispatch::Call;
 use crate::error::{Error, cause_text};
 use crate::log::audit;
 use crate::options::ACTIVATION_VARIABLES;
-use crate::programs::{self, Exit, Output, Started};
+use crate::programs::{self, Exit, Input, Output, Started};
 use crate::registry::{Entry, Outcome, Run, family};
 
 /// The family's commands.
@@ -38,6 +39,11 @@ impl Run for Exec<'_> {
         let failed = |cause: &str| Error::new(format!("Failed to execute child process “{}” ({cause})", self.path));
         let input = self.input_data.as_ref().map(Base64Text::decode).transpose()?;
         let place = call.agent.programs.reserve(&format!("Failed to execute child process “{}”", self.path))?;
+        let input = input.map(|data| {
+            Input::new(data, &call.agent.budget)
+                .ok_or_else(|| failed("the input of other programs waits to be taken and fills the agent's memory"))
+        });
+        let input = input.transpose()?;
         let mode = self.capture_output.map_or(CaptureMode::None, CaptureOutput::mode);
         let (streams, started) = connect(mode, input).map_err(|cause| failed(&cause_text(&cause)))?;
         let pid = start(&self, &streams).map_err(|cause| failed(&cause_text(&cause)))?;
@@ -47,14 +53,14 @@ impl Run for Exec<'_> {
 }
 
 /// The descriptors for a program's standard streams, and our ends of those that are pipes.
-fn connect(mode: CaptureMode, input: Option<Vec<u8>>) -> io::Result<([OwnedFd; 3], Started)> {
+fn connect(mode: CaptureMode, input: Option<Input>) -> io::Result<([OwnedFd; 3], Started)> {
     let null = || -> io::Result<OwnedFd> { Ok(File::options().read(true).write(true).open("/dev/null")?.into()) };
     let (stdin, input) = match input {
         None => (null()?, None),
-        Some(data) => {
+        Some(input) => {
             let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
             set_nonblocking(&ours)?;
-            (theirs, Some((ours, data)))
+            (theirs, Some((ours, input)))
         }
     };
     let output = |wanted: bool| -> io::Result<(OwnedFd, Option<OwnedFd>)> {
@@ -89,22 +95,22 @@ fn start(exec: &Exec<'_>, streams: &[OwnedFd; 3]) -> io::Result<i32> {
     };
     let search = environment.iter().find_map(|entry| entry.as_encoded_bytes().strip_prefix(b"PATH="));
     let search = search.map_or(DEFAULT_PATH.to_owned(), |path| String::from_utf8_lossy(path).into_owned());
-    let environment = environment.into_iter().map(|entry| text(entry.into_vec())).collect::<io::Result<Vec<_>>>()?;
+    let environment = environment.into_iter().map(|entry| text(entry.into_vec())).collect::<Vec<_>>();
     let words = std::iter::once(&exec.path).chain(exec.arg.iter().flatten());
-    let mut arguments = words.map(|word| text(word.as_bytes())).collect::<io::Result<Vec<_>>>()?;
+    let mut arguments = words.map(|word| text(word.as_bytes())).collect::<Vec<_>>();
     let [stdin, stdout, stderr] = streams;
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
 
     let mut refused = io::Error::from(Errno::NOENT);
     for candidate in candidates(&exec.path, &search) {
-        let file = text(candidate)?;
+        let file = text(candidate);
         let program =
             qga_sys::spawn::Program { file: &file, arguments: &arguments, environment: &environment, streams };
         match program.start() {
             Ok(pid) => return Ok(pid),
             Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
                 // A script without a first line that says what runs it.
-                let shell = text(SHELL)?;
+                let shell = text(SHELL);
                 arguments.splice(..1, [shell.clone(), file]);
                 let program =
                     qga_sys::spawn::Program { file: &shell, arguments: &arguments, environment: &environment, streams };
@@ -143,11 +149,6 @@ fn joined(name: OsString, value: &OsString) -> OsString {
     entry.push("=");
     entry.push(value);
     entry
-}
-
-/// Text for the system, which knows none with a NUL in it.
-fn text(bytes: impl Into<Vec<u8>>) -> io::Result<CString> {
-    CString::new(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a text contains a NUL character"))
 }
 
 impl Run for Status {

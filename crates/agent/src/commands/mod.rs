@@ -1,5 +1,6 @@
 //! The commands, a module for each family. [`FAMILIES`] is what the registry serves.
 
+mod accounts;
 mod cpu;
 pub mod exec;
 pub mod file;
@@ -23,4 +24,5 @@ pub const FAMILIES: &[&[Entry]] = &[
     memory::ENTRIES,
     time::ENTRIES,
     identity::ENTRIES,
+    accounts::ENTRIES,
 ];

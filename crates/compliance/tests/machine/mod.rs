@@ -105,6 +105,11 @@ impl Machine {
         self.connection.ask(&json!({ "execute": command }).to_string())
     }
 
+    /// Asks for a command with arguments.
+    pub fn ask_with(&mut self, command: &str, arguments: &Value) -> Result<Received, Failure> {
+        self.connection.ask(&json!({ "execute": command, "arguments": arguments }).to_string())
+    }
+
     /// The result of a command without arguments.
     pub fn returned(&mut self, command: &str) -> Result<Value, Failure> {
         let reply = self.ask(command)?;

@@ -3,17 +3,15 @@
 //! The original is asked for the same, in the same state of the guest: replies and outcomes are the same.
 
 use super::Case;
+use super::zoo::compare;
 use crate::vm::guest::Guest;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 pub const CASES: &[Case] = &[
     Case { name: "actions_switch_processors_as_the_original_does", run: processors },
     Case { name: "actions_switch_memory_as_the_original_does", run: memory },
 ];
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Processor 1 and the plugged one, switched on; 0 has no switch on this kind of machine.
 const ALL_ON: &str = "for switch in /sys/devices/system/cpu/cpu*/online; do
@@ -32,8 +30,7 @@ fn processors(guest: &mut Guest) -> Result<()> {
     })?;
     let outcome = switch_processors(guest);
     guest.shell(ALL_ON)?;
-    guest.machine().qmp("device_del", &json!({"id": "plugged-cpu"}))?;
-    guest.machine().wait_for_event("DEVICE_DELETED", PATIENCE)?;
+    guest.machine().unplug(&["plugged-cpu"])?;
     outcome
 }
 
@@ -60,7 +57,8 @@ fn switch_processors(guest: &mut Guest) -> Result<()> {
         ensure!(ours.1 == *expected, "{request}: {} are on after {}", ours.1, ours.0);
     }
     guest.note(format!("{} requests answered and obeyed as by the original", requests.len()));
-    Ok(())
+    guest.shell("echo 0 > /sys/devices/system/cpu/cpu1/online")?;
+    compare(guest, &["guest-get-vcpus", "guest-get-cpustats"])
 }
 
 /// Asks both agents, each after `prepare`: the reply and what `look` prints then.
@@ -77,19 +75,25 @@ fn both(guest: &mut Guest, prepare: &str, request: &Value, look: &str) -> Result
 
 fn memory(guest: &mut Guest) -> Result<()> {
     const BLOCKS: &str = "cd /sys/devices/system/memory && ls -d memory* | sort -V";
+    guest.shell("echo offline > /sys/devices/system/memory/auto_online_blocks")?;
     let before = guest.shell(BLOCKS)?;
-    let size = json!({"qom-type": "memory-backend-ram", "id": "plugged-memory", "size": 256 << 20});
+    let size = json!({"qom-type": "memory-backend-ram", "id": "plugged-memory", "size": 3 * (128 << 20)});
     guest.machine().qmp("object-add", &size)?;
     let device = json!({"driver": "pc-dimm", "id": "plugged-dimm", "memdev": "plugged-memory"});
     guest.machine().qmp("device_add", &device)?;
-    let block: u64 = guest.wait_until("the guest sees the memory", |guest| {
+    let plugged: Vec<u64> = guest.wait_until("the guest sees the memory", |guest| {
         let now = guest.shell(BLOCKS)?;
-        let new = now.lines().find(|name| !before.lines().any(|known| known == *name));
-        Ok(new.and_then(|name| name.strip_prefix("memory")?.parse().ok()))
+        let new = now.lines().filter(|name| !before.lines().any(|known| known == *name));
+        let numbers: Vec<u64> = new.filter_map(|name| name.strip_prefix("memory")?.parse().ok()).collect();
+        Ok((numbers.len() == 3).then_some(numbers))
     })?;
-    let outcome = switch_memory(guest, block);
-    guest.machine().qmp("device_del", &json!({"id": "plugged-dimm"}))?;
-    guest.machine().wait_for_event("DEVICE_DELETED", PATIENCE)?;
+    // What lies between memory that is kept free of the kernel's own data is kept free of it too, and can be switched
+    // off again.
+    for number in [plugged[0], plugged[2]] {
+        guest.shell(&format!("echo online_movable > /sys/devices/system/memory/memory{number}/state"))?;
+    }
+    let outcome = switch_memory(guest, plugged[1]);
+    guest.machine().unplug(&["plugged-dimm"])?;
     guest.machine().qmp("object-del", &json!({"id": "plugged-memory"}))?;
     outcome
 }
@@ -128,5 +132,5 @@ fn switch_memory(guest: &mut Guest, block: u64) -> Result<()> {
         ensure!(kinds == *answers, "{request}: {}", ours.0);
     }
     guest.note(format!("{} requests answered and obeyed as by the original, block {block}", requests.len()));
-    Ok(())
+    compare(guest, &["guest-get-memory-blocks", "guest-get-memory-block-info"])
 }

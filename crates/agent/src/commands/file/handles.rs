@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::state::State;
 
 /// Files that may be open at once.
-const HANDLES_MAX: usize = 512;
+const HANDLES_MAX: usize = 256;
 /// How long a command waits for a file that another one uses.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 

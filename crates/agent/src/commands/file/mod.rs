@@ -7,6 +7,7 @@
 mod handles;
 mod transfer;
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -16,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 pub use self::handles::Files;
+use crate::c_text::c_text;
 use crate::dispatch::Call;
 use crate::error::Error;
 use crate::log::audit;
@@ -35,7 +37,7 @@ impl Run for Open {
         let Some(flags) = flags(mode) else { return Err(Error::new(format!("invalid file open mode '{mode}'"))) };
         let act = format!("failed to open file '{}' (mode: '{mode}')", self.path);
         let reserved = call.agent.files.reserve(&act)?;
-        let file = open(&self.path, flags).map_err(|cause| Error::io(&act, &cause))?;
+        let file = open(&c_text(self.path.as_str()), flags).map_err(|cause| Error::io(&act, &cause))?;
         let handle = reserved.fill(file);
         audit(format_args!("guest-file-open, handle: {handle}"));
         Ok(handle.into())
@@ -57,7 +59,7 @@ fn flags(mode: &str) -> Option<OFlags> {
 }
 
 /// Creates the file, or opens it if it exists. Two steps, so that a symbolic link to nowhere creates nothing.
-fn open(path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+fn open(path: &CStr, flags: OFlags) -> io::Result<OwnedFd> {
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     if flags.contains(OFlags::CREATE) {
         let permissions = Mode::from_raw_mode(0o666);

@@ -1,0 +1,111 @@
+//! Who a user is: passwd(5), and for accounts that come from elsewhere (LDAP, systemd-homed) getent(1).
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::programs::Exit;
+use crate::root::Root;
+use crate::tool::Tool;
+
+/// How long a directory service may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The user.
+    pub uid: u32,
+    /// The user's own group.
+    pub gid: u32,
+    /// Where the user's files are.
+    pub home: PathBuf,
+}
+
+/// Looks for a user by name.
+pub fn find(root: &Root, name: &str) -> Result<Account, Error> {
+    let failed = |cause: &str| Error::new(format!("failed to lookup user '{name}': {cause}"));
+    let unknown = || failed("there is no such user");
+    // No name: it would mean another field, another line, or for getent an option or a number.
+    let is_name = !name.is_empty()
+        && !name.starts_with(['-', '+'])
+        && !name.contains([':', '/'])
+        && !name.chars().any(char::is_control)
+        && !name.chars().all(|sign| sign.is_ascii_digit());
+    if !is_name {
+        return Err(unknown());
+    }
+    let known = root.read("/etc/passwd").unwrap_or_default();
+    let account = match entry(&known, Some(name)) {
+        Some(account) => account,
+        None => of_services(root, name).map_err(|cause| failed(&cause))?.ok_or_else(unknown)?,
+    };
+    if account.home.is_absolute() { Ok(account) } else { Err(failed("the user has no home directory")) }
+}
+
+/// Asks whatever the system is set up to ask.
+fn of_services(root: &Root, name: &str) -> Result<Option<Account>, String> {
+    let Some(getent) = Tool::find(root, "getent") else { return Ok(None) };
+    let ended = getent.run(&["passwd", name], b"", PATIENCE).map_err(|cause| format!("cannot run getent: {cause}"))?;
+    match ended.exit {
+        // A directory may know the user by another spelling of the name.
+        Some(Exit::Code(0)) => Ok(entry(ended.output.as_bytes(), None)),
+        Some(_) => Ok(None),
+        None => Err(format!("getent did not end in {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// The first well-formed line for a name, or for any.
+fn entry(passwd: &[u8], name: Option<&str>) -> Option<Account> {
+    passwd.split(|&byte| byte == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|&byte| byte == b':').collect();
+        let [found, _, uid, gid, _, home, _] = fields[..] else { return None };
+        let number = |field: &[u8]| str::from_utf8(field).ok()?.parse().ok().filter(|&number: &u32| number < u32::MAX);
+        let account = Account { uid: number(uid)?, gid: number(gid)?, home: PathBuf::from(OsStr::from_bytes(home)) };
+        name.is_none_or(|name| name.as_bytes() == found).then_some(account)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Account, entry, find};
+    use crate::root::Root;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::PermissionsExt;
+
+    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n\xff\xfe\nann:x:1000:100:\xe9:/home/ann\xff:/bin/sh\n\
+        short:x:1:2\nhuge:x:4294967295:1::/h:/b\nbad:x:-1:1::/h:/b\nbare:x:5:5:::\nann:x:7:7::/other:/bin/sh";
+
+    #[test]
+    fn the_first_whole_line_counts_whatever_is_around_it() {
+        let ann = entry(PASSWD, Some("ann")).unwrap();
+        assert_eq!((ann.uid, ann.gid, ann.home.as_os_str().as_bytes()), (1000, 100, b"/home/ann\xff".as_slice()));
+        for name in ["short", "huge", "bad", "an", ""] {
+            assert_eq!(entry(PASSWD, Some(name)), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn getent_is_asked_for_those_who_are_not_in_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        let error = |name: &str| find(&root, name).unwrap_err().desc;
+        assert_eq!(error("ann"), "failed to lookup user 'ann': there is no such user");
+        for path in ["/etc", "/bin"] {
+            fs::create_dir(root.path(path)).unwrap();
+        }
+        fs::write(root.path("/etc/passwd"), PASSWD).unwrap();
+        let script = "#!/bin/sh\ncase $2 in far) echo 'far:*:5000:6000:Far:/net/far:/bin/sh';; *) exit 2;; esac\n";
+        fs::write(root.path("/bin/getent"), script).unwrap();
+        fs::set_permissions(root.path("/bin/getent"), fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(find(&root, "far").unwrap(), Account { uid: 5000, gid: 6000, home: "/net/far".into() });
+        assert_eq!(find(&root, "ann").unwrap().uid, 1000);
+        assert_eq!(error("bare"), "failed to lookup user 'bare': the user has no home directory");
+        for name in ["nobody-there", "", "-h", "0", "a:b", "a\nb", "../x"] {
+            assert_eq!(error(name), format!("failed to lookup user '{name}': there is no such user"));
+        }
+    }
+}

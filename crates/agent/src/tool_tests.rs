@@ -1,0 +1,68 @@
+use super::{Ended, OUTPUT_BYTES_MAX, Tool};
+use crate::programs::Exit;
+use crate::root::Root;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A machine with one program, a shell script.
+fn with_script(path: &str, script: &str) -> (tempfile::TempDir, Root) {
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::at(directory.path());
+    let file = root.path(path);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    (directory, root)
+}
+
+fn run(script: &str, arguments: &[&str], input: &[u8], patience: Duration) -> Ended {
+    let (_directory, root) = with_script("/bin/it", script);
+    Tool::find(&root, "it").unwrap().run(arguments, input, patience).unwrap()
+}
+
+#[test]
+fn a_program_gets_its_input_and_leaves_its_output_and_code() {
+    let ended = run("cat; echo \"$# $1\" >&2; exit 3", &["a b"], b"in\n", LONG);
+    assert_eq!(ended, Ended { exit: Some(Exit::Code(3)), output: "in\n1 a b".to_owned() });
+    let ended = run("kill -9 $$", &[], b"", LONG);
+    assert_eq!(ended, Ended { exit: Some(Exit::Signal(9)), output: String::new() });
+}
+
+#[test]
+fn the_environment_is_fixed() {
+    let ended = run("echo \"$LC_ALL:$PATH:$HOME\"", &[], b"", LONG);
+    assert_eq!(ended.output, "C:/usr/sbin:/usr/bin:/sbin:/bin:");
+}
+
+#[test]
+fn a_program_that_takes_too_long_is_killed_with_what_it_started() {
+    let started = Instant::now();
+    let ended = run("echo begun; sleep 1000 & sleep 1000", &[], b"", Duration::from_millis(300));
+    assert_eq!(ended, Ended { exit: None, output: "begun".to_owned() });
+    assert!(started.elapsed() < LONG);
+}
+
+#[test]
+fn who_holds_the_output_after_the_end_is_not_waited_for() {
+    // The holder ends when the script is removed, which is after the end of the call.
+    let script = "setsid sh -c \"while [ -e '$0' ]; do sleep 0.1; done\" & echo done";
+    let ended = run(script, &[], b"", LONG);
+    assert_eq!(ended, Ended { exit: Some(Exit::Code(0)), output: "done".to_owned() });
+}
+
+#[test]
+fn large_input_and_output_pass_and_are_bounded() {
+    let ended = run("cat", &[], &vec![b'x'; 1 << 20], LONG);
+    assert_eq!((ended.exit, ended.output.len()), (Some(Exit::Code(0)), OUTPUT_BYTES_MAX));
+    assert_eq!(run("exit 0", &[], &vec![b'x'; 1 << 20], LONG).exit, Some(Exit::Code(0)));
+}
+
+#[test]
+fn busybox_serves_if_nothing_else_does() {
+    let (_directory, root) = with_script("/bin/busybox", "echo \"$1 $2\"");
+    assert_eq!(Tool::find(&root, "chpasswd").unwrap().run(&["-e"], b"", LONG).unwrap().output, "chpasswd -e");
+    assert_eq!(Tool::find(&Root::at("/nonexistent"), "chpasswd"), None);
+}

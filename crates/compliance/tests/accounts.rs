@@ -1,0 +1,244 @@
+//! Keys for logging in by SSH, of a user that only the agent sees: the machine's own accounts are not touched.
+
+#[allow(dead_code, reason = "each test file uses its own part of it")]
+mod machine;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use qga_compliance::deviations::Choice;
+use qga_compliance::{Failure, check, deviation};
+use serde_json::{Value, json};
+
+use machine::{Machine, Machines, same};
+
+/// A user that no system has, in an account file over the system's, with an empty home.
+const USER: u32 = 61_234;
+const ANN: &str = "chmod 755 $machine; mkdir $machine/home; chown 61234:61234 $machine/home
+    cp /etc/passwd $machine/passwd; echo \"ann:x:61234:61234::$machine/home:/bin/sh\" >> $machine/passwd
+    mount --bind $machine/passwd /etc/passwd";
+const KEY_FILE: &str = "home/.ssh/authorized_keys";
+
+#[test]
+fn accounts() {
+    check("accounts");
+}
+
+/// ANN with `.ssh` and a key file, the user's own.
+fn with_file(content: &str) -> String {
+    format!(
+        "{ANN}; mkdir -m 700 $machine/home/.ssh; printf '{content}' > $machine/{KEY_FILE}
+        chmod 600 $machine/{KEY_FILE}; chown -R 61234:61234 $machine/home"
+    )
+}
+
+/// The text of a command's error, or its result.
+fn done(machine: &mut Machine, act: &str, more: &Value) -> Result<Value, Failure> {
+    let mut arguments = json!({"username": "ann"});
+    if let (Some(arguments), Some(more)) = (arguments.as_object_mut(), more.as_object()) {
+        arguments.extend(more.clone());
+    }
+    let reply = machine.ask_with(&format!("guest-ssh-{act}-authorized-keys"), &arguments)?;
+    let found = reply.returned().cloned().or_else(|| reply.error_text().map(Value::from));
+    let text = found.ok_or_else(|| reply.shown())?;
+    // So that the expectations need not know the directory.
+    let text = text.to_string().replace(&machine.path("").display().to_string(), "$machine/");
+    serde_json::from_str(&text).map_err(|error| error.to_string())
+}
+
+fn expect(machine: &mut Machine, act: &str, more: &Value, expected: &Value) -> Result<(), Failure> {
+    same(&done(machine, act, more)?, expected)
+}
+
+fn file(machine: &Machine) -> Result<String, Failure> {
+    fs::read(machine.path(KEY_FILE))
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .map_err(|error| format!("{KEY_FILE}: {error}"))
+}
+
+fn expect_file(machine: &Machine, content: &str) -> Result<(), Failure> {
+    same(&Value::from(file(machine)?), &Value::from(content))
+}
+
+/// Owner and mode.
+fn expect_own(machine: &Machine, path: &str, mode: u32) -> Result<(), Failure> {
+    let found = fs::symlink_metadata(machine.path(path)).map_err(|error| format!("{path}: {error}"))?;
+    same(
+        &json!([format!("{:o}", found.mode() & 0o7777), found.uid(), found.gid()]),
+        &json!([format!("{mode:o}"), USER, USER]),
+    )
+}
+
+#[test]
+fn key_files() {
+    let mut machines = Machines::new("key files");
+    let not_read = |cause: &str| json!(format!("failed to read '$machine/{KEY_FILE}': {cause}"));
+    let cannot_open = |cause: &str| not_read(&format!("Failed to open file “$machine/{KEY_FILE}”: {cause}"));
+    machines.case("a missing file is an error of reading alone", ANN, |machine| {
+        expect(machine, "get", &json!({}), &cannot_open("No such file or directory"))?;
+        expect(machine, "remove", &json!({"keys": ["A"]}), &json!({}))?;
+        let nothing = !machine.path("home/.ssh").exists();
+        nothing.then_some(()).ok_or_else(|| "a directory was made".to_owned())
+    });
+    machines.case(
+        "keys are told backwards, without comments and blanks",
+        &with_file(r"A\n# c\n\n  B \t\r\nC"),
+        |machine| expect(machine, "get", &json!({}), &json!({"keys": ["C", "B", "A"]})),
+    );
+    machines.case("directory and file are made, and are the user's alone", ANN, |machine| {
+        expect(machine, "add", &json!({"keys": ["A", "B"]}), &json!({}))?;
+        expect_own(machine, "home/.ssh", 0o700)?;
+        expect_own(machine, KEY_FILE, 0o600)?;
+        expect(machine, "get", &json!({}), &json!({"keys": ["B", "A"]}))
+    });
+    machines.case("a key is added once", &with_file("A\n"), |machine| {
+        expect(machine, "add", &json!({"keys": ["B", "A", "B"]}), &json!({}))?;
+        expect(machine, "get", &json!({}), &json!({"keys": ["B", "A"]}))
+    });
+    machines.case("a reset drops all that was there", &with_file("# c\nA\n"), |machine| {
+        expect(machine, "add", &json!({"keys": ["B"], "reset": true}), &json!({}))?;
+        expect(machine, "get", &json!({}), &json!({"keys": ["B"]}))?;
+        expect(machine, "add", &json!({"keys": [], "reset": true}), &json!({}))?;
+        expect_file(machine, "")
+    });
+    machines.case("equal lines go, others stay as they are", &with_file(r"A\n# c\n A\nA\r\nB\nA\n"), |machine| {
+        expect(machine, "remove", &json!({"keys": ["A", "C"]}), &json!({}))?;
+        expect_file(machine, "# c\n A\nA\r\nB\n")?;
+        expect_own(machine, KEY_FILE, 0o600)
+    });
+    let open = format!("{}; chmod 644 $machine/{KEY_FILE}", with_file("A\n"));
+    machines.case("a file that others may read is closed", &open, |machine| {
+        expect(machine, "add", &json!({"keys": ["A"]}), &json!({}))?;
+        expect_own(machine, KEY_FILE, 0o600)
+    });
+    machines.case(
+        "a file in the place of the directory is told",
+        &format!("{ANN}; touch $machine/home/.ssh"),
+        |machine| {
+            let expected = json!("failed to create directory '$machine/home/.ssh': File exists");
+            expect(machine, "add", &json!({"keys": ["A"]}), &expected)?;
+            expect(machine, "remove", &json!({"keys": ["A"]}), &json!({}))?;
+            expect(machine, "get", &json!({}), &cannot_open("Not a directory"))
+        },
+    );
+    machines.case(
+        "a directory in the place of the file is told",
+        &format!("{ANN}; mkdir -p $machine/{KEY_FILE}; chown -R 61234:61234 $machine/home"),
+        |machine| {
+            let expected = not_read(&format!("Error reading file “$machine/{KEY_FILE}”: Is a directory"));
+            expect(machine, "get", &json!({}), &expected)
+        },
+    );
+    machines.case("a missing home is not made", &format!("{ANN}; rmdir $machine/home"), |machine| {
+        let expected = json!("failed to create directory '$machine/home/.ssh': No such file or directory");
+        expect(machine, "add", &json!({"keys": ["A"]}), &expected)?;
+        expect(machine, "remove", &json!({"keys": ["A"]}), &json!({}))
+    });
+    let full = format!(
+        "{ANN}; mount -t tmpfs -o size=64k,uid=61234 tmpfs $machine/home; mkdir $machine/home/.ssh
+        echo A > $machine/{KEY_FILE}; chown -R 61234:61234 $machine/home/.ssh"
+    );
+    machines.case("a full disk keeps the old file", &full, |machine| {
+        let found = done(machine, "add", &json!({"keys": ["x".repeat(100_000)]}))?;
+        let told = found.as_str().is_some_and(|text| {
+            text.starts_with(&format!("failed to write to '$machine/{KEY_FILE}': "))
+                && text.ends_with("No space left on device")
+        });
+        told.then_some(()).ok_or_else(|| found.to_string())?;
+        expect(machine, "get", &json!({}), &json!({"keys": ["A"]}))
+    });
+    machines.finish();
+}
+
+#[test]
+fn better_key_files() {
+    let mut machines = Machines::new("better key files");
+    let choice = deviation("a key file ends with a line end, and has no empty lines of its own");
+    machines.case(choice.case(), &with_file(r"# c\nA\n"), |machine| {
+        expect(machine, "add", &json!({"keys": ["B"]}), &json!({}))?;
+        expect_file(machine, choice.pick(machine.kind, "# c\nA\n\nB", "# c\nA\nB\n"))
+    });
+    let choice = deviation("what is behind a NUL in a key file stays");
+    machines.case(choice.case(), &with_file(r"A\000B\nC\n"), |machine| {
+        expect(machine, "add", &json!({"keys": ["D"]}), &json!({}))?;
+        expect_file(machine, choice.pick(machine.kind, "A\nD", "A\0B\nC\nD\n"))
+    });
+    let choice = deviation("a key with control characters is refused");
+    machines.case(choice.case(), ANN, |machine| {
+        let refused = json!("invalid OpenSSH public key: 'A\u{1b}[2K'");
+        expect(machine, "add", &json!({"keys": ["A\u{1b}[2K"]}), &choice.pick(machine.kind, json!({}), refused))
+    });
+    machines.finish();
+}
+
+/// A file of root's that nobody else may read, and what is in the user's home instead of the key file.
+fn trap(lines: &str) -> String {
+    format!(
+        "{ANN}; mkdir $machine/secret $machine/home/.ssh; echo SECRET > $machine/secret/authorized_keys
+        chmod 600 $machine/secret/authorized_keys; chown 61234:61234 $machine/home/.ssh
+        cd $machine/home; {lines}; cd /"
+    )
+}
+
+#[test]
+fn traps() {
+    let mut machines = Machines::new("traps in key files");
+    let refused = |cause: &str| {
+        json!(format!("failed to read '$machine/{KEY_FILE}': Failed to open file “$machine/{KEY_FILE}”: {cause}"))
+    };
+    let secret = json!({"keys": ["SECRET"]});
+    let answers: [(Choice<'_>, &str, &str); 3] = [
+        (
+            deviation("a linked key file is not followed"),
+            "ln -s ../../secret/authorized_keys .ssh/authorized_keys",
+            "'authorized_keys' is a symbolic link, which is not followed",
+        ),
+        (
+            deviation("a linked directory of keys is not followed"),
+            "rmdir .ssh; ln -s ../secret .ssh",
+            "'.ssh' is a symbolic link, which is not followed",
+        ),
+        (
+            deviation("a key file that is another's is not read"),
+            "ln ../secret/authorized_keys .ssh/authorized_keys",
+            "Permission denied",
+        ),
+    ];
+    for (choice, lines, cause) in answers {
+        machines.case(choice.case(), &trap(lines), |machine| {
+            let ours = refused(cause);
+            expect(machine, "get", &json!({}), &choice.pick(machine.kind, secret.clone(), ours.clone()))?;
+            let found = done(machine, "add", &json!({"keys": ["A"]}))?;
+            same(&found, &choice.pick(machine.kind, json!({}), ours))?;
+            // With the original the user has it now.
+            let path = if machine.path("home/.ssh").is_symlink() { "secret/authorized_keys" } else { KEY_FILE };
+            let owner = fs::metadata(machine.path(path)).map_err(|error| error.to_string())?.uid();
+            same(&json!(owner), &json!(choice.pick(machine.kind, USER, 0)))
+        });
+    }
+    let choice = deviation("a key file that is a pipe is not waited for");
+    let pipe = "mkfifo .ssh/authorized_keys; (sleep 1; timeout 10 sh -c 'echo KEY > .ssh/authorized_keys') &";
+    machines.case(choice.case(), &trap(pipe).replace("&;", "&"), |machine| {
+        let ours = refused("it is not a regular file");
+        expect(machine, "get", &json!({}), &choice.pick(machine.kind, json!({"keys": ["KEY"]}), ours))
+    });
+    let choice = deviation("a key file is changed only if its user may change it");
+    let locked = trap("echo A > .ssh/authorized_keys; chown 0:0 .ssh; chmod 755 .ssh");
+    machines.case(choice.case(), &locked, |machine| {
+        let ours = json!(format!("failed to write to '$machine/{KEY_FILE}': Permission denied"));
+        let expected = choice.pick(machine.kind, json!({}), ours);
+        expect(machine, "add", &json!({"keys": ["B"]}), &expected)
+    });
+    machines.case(
+        "a reset replaces a link and leaves its target",
+        &trap("ln -s ../../secret/authorized_keys .ssh/authorized_keys"),
+        |machine| {
+            expect(machine, "add", &json!({"keys": ["A"], "reset": true}), &json!({}))?;
+            expect(machine, "get", &json!({}), &json!({"keys": ["A"]}))?;
+            let target =
+                fs::read_to_string(machine.path("secret/authorized_keys")).map_err(|error| error.to_string())?;
+            same(&json!(target), &json!("SECRET\n"))
+        },
+    );
+    machines.finish();
+}

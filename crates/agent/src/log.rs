@@ -1,8 +1,9 @@
 //! Where messages go: stderr or the log file, and for what the host asked for the system's log.
 //!
-//! Everything comes in through the `log` crate's macros, what the host asked for through [`audit`]. Nothing here ever
-//! waits or fails: a line that cannot be written now is lost and counted, for a full disk or a stuck reader must not
-//! stop the agent. While file systems are frozen nothing is written at all; what is said then is [held](hold), within
+//! Everything comes in through the `log` crate's macros, what the host asked for through [`audit`]. Nothing here fails,
+//! and nothing waits for a reader: a line that cannot be written now is lost and counted, for a full disk or a stuck reader
+//! must not stop the agent. A log file on a disk that hangs costs the one thread that writes to it; the others go on.
+//! While file systems are frozen nothing is written at all; what is said then is [held](hold), within
 //! limits, and written after the thaw.
 //!
 //! A line of the log: `SECONDS.MICROSECONDS: LEVEL: text`. Control characters in the text are escaped, so that a host
@@ -12,12 +13,14 @@ use crate::config::Failure;
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::net::SendFlags;
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime};
 
 /// The target of what goes to the system's log.
@@ -67,6 +70,10 @@ pub fn hold(on: bool) {
 struct Logger {
     state: Mutex<State>,
     system_log: &'static str,
+    /// Whoever writes does not come back: the file is on a disk that hangs, say.
+    is_stuck: AtomicBool,
+    /// Lines that did not even come to be written.
+    lost_waiting: AtomicU64,
 }
 
 struct State {
@@ -81,7 +88,10 @@ struct State {
 enum Destination {
     /// Not opened yet.
     Nowhere,
-    Stderr,
+    Stderr {
+        /// Stderr once more, not blocking, where it is a terminal or a pipe.
+        own: Option<OwnedFd>,
+    },
     File {
         path: PathBuf,
         /// None: it is to be opened after the thaw.
@@ -118,7 +128,33 @@ impl Logger {
                 lost: 0,
             }),
             system_log,
+            is_stuck: AtomicBool::new(false),
+            lost_waiting: AtomicU64::new(0),
         }
+    }
+
+    /// The state, unless somebody keeps it: one thread may hang in a write, the others go on without the log.
+    fn state_soon(&self) -> Option<MutexGuard<'_, State>> {
+        const TRIES: u32 = 50;
+        const PAUSE: Duration = Duration::from_millis(1);
+        let tries = if self.is_stuck.load(Ordering::Relaxed) { 1 } else { TRIES };
+        for attempt in 0..tries {
+            let mut state = match self.state.try_lock() {
+                Ok(state) => state,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    if attempt + 1 < tries {
+                        std::thread::sleep(PAUSE);
+                    }
+                    continue;
+                }
+            };
+            self.is_stuck.store(false, Ordering::Relaxed);
+            state.lost += self.lost_waiting.swap(0, Ordering::Relaxed);
+            return Some(state);
+        }
+        self.is_stuck.store(true, Ordering::Relaxed);
+        None
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -130,7 +166,7 @@ impl Logger {
         let mut state = self.state();
         state.verbose = verbose;
         state.destination = match (file, &mut state.held) {
-            (None, _) => Destination::Stderr,
+            (None, _) => Destination::Stderr { own: stderr_without_waiting() },
             (Some(path), None) => Destination::File { path: path.to_owned(), file: Some(open_file(path)?) },
             (Some(path), Some(held)) => {
                 held.reopen = true;
@@ -174,7 +210,9 @@ impl Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == AUDIT || metadata.level() <= Level::Warn || self.state().verbose
+        metadata.target() == AUDIT
+            || metadata.level() <= Level::Warn
+            || self.state_soon().is_some_and(|state| state.verbose)
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -189,7 +227,10 @@ impl Log for Logger {
             text: text.finish(),
             is_audit: record.target() == AUDIT,
         };
-        let mut state = self.state();
+        let Some(mut state) = self.state_soon() else {
+            self.lost_waiting.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
         match &mut state.held {
             Some(held) => held.push(line),
             None => state.write(&line, self.system_log),
@@ -232,7 +273,8 @@ impl State {
         let bytes = line.for_log();
         match &self.destination {
             Destination::Nowhere => true,
-            Destination::Stderr => write_without_waiting(rustix::stdio::stderr(), bytes.as_bytes()),
+            Destination::Stderr { own: Some(own) } => rustix::io::write(own, bytes.as_bytes()).is_ok(),
+            Destination::Stderr { own: None } => write_without_waiting(rustix::stdio::stderr(), bytes.as_bytes()),
             Destination::File { file: Some(file), .. } => write_without_waiting(file.as_fd(), bytes.as_bytes()),
             Destination::File { file: None, .. } => false,
         }
@@ -330,9 +372,22 @@ fn open_file(path: &Path) -> Result<OwnedFd, Failure> {
         .map_err(|error| Failure::of(format!("cannot open the log file '{}'", path.display()), &error.into()))
 }
 
-/// Writes a line if it can be taken right now. Stderr may be a pipe that nobody reads, and is not ours to make
-/// non-blocking: others write to it too.
+/// Stderr once more: it may be a terminal or a pipe that nobody reads, and is not ours to make non-blocking, since others
+/// write to it too. A file stays as it is: opened anew it would have a position of its own.
+fn stderr_without_waiting() -> Option<OwnedFd> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(rustix::stdio::stderr()).ok()?.st_mode);
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match kind {
+        FileType::CharacterDevice | FileType::Fifo => rustix::fs::open("/proc/self/fd/2", flags, Mode::empty()).ok(),
+        _ => None,
+    }
+}
+
+/// Writes a line if it can be taken right now.
 fn write_without_waiting(destination: BorrowedFd<'_>, line: &[u8]) -> bool {
+    if let Ok(count) = rustix::net::send(destination, line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        return count == line.len();
+    }
     let mut ready = [PollFd::from_borrowed_fd(destination, PollFlags::OUT)];
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     let can_take = rustix::event::poll(&mut ready, Some(&now)).is_ok() && ready[0].revents().contains(PollFlags::OUT);

@@ -1,6 +1,6 @@
 //! The QEMU process and its monitor.
 
-use super::conversation::{Conversation, PATIENCE};
+use super::conversation::Conversation;
 use super::image::Image;
 use super::progress;
 use crate::packages;
@@ -171,19 +171,6 @@ impl Machine {
                 None => bail!("no event {name} within {} s", limit.as_secs()),
             }
         }
-    }
-
-    /// Takes devices away and waits until the guest has let all of them go.
-    pub fn unplug(&mut self, ids: &[&str]) -> Result<()> {
-        for id in ids {
-            self.qmp("device_del", &json!({"id": id}))?;
-        }
-        let mut left = ids.to_vec();
-        while !left.is_empty() {
-            let event = self.wait_for_event("DEVICE_DELETED", PATIENCE).with_context(|| format!("for {left:?}"))?;
-            left.retain(|id| event["data"]["device"] != *id);
-        }
-        Ok(())
     }
 
     /// Whether the guest has switched itself off.

@@ -30,7 +30,10 @@ fn processors(guest: &mut Guest) -> Result<()> {
     })?;
     let outcome = switch_processors(guest);
     guest.shell(ALL_ON)?;
-    guest.machine().unplug(&["plugged-cpu"])?;
+    guest.machine().qmp("device_del", &json!({"id": "plugged-cpu"}))?;
+    guest.wait_until("the guest has let the processor go", |guest| {
+        Ok((guest.shell_result("test -e /sys/devices/system/cpu/cpu2")?.status != 0).then_some(()))
+    })?;
     outcome
 }
 
@@ -93,8 +96,8 @@ fn memory(guest: &mut Guest) -> Result<()> {
         guest.shell(&format!("echo online_movable > /sys/devices/system/memory/memory{number}/state"))?;
     }
     let outcome = switch_memory(guest, plugged[1]);
-    guest.machine().unplug(&["plugged-dimm"])?;
-    guest.machine().qmp("object-del", &json!({"id": "plugged-memory"}))?;
+    guest.machine().qmp("device_del", &json!({"id": "plugged-dimm"}))?;
+    guest.wait_until("the guest has let the memory go", |guest| Ok((guest.shell(BLOCKS)? == before).then_some(())))?;
     outcome
 }
 

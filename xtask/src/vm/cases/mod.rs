@@ -4,6 +4,7 @@
 //! Cases share one guest and run in this order; each leaves both agents answering, and says what it measured by
 //! [`Guest::note`] instead of asserting times. Where the original behaves worse, the table in `docs/` has the details.
 
+mod accounts;
 mod actions;
 mod boot;
 mod compliance;
@@ -40,6 +41,7 @@ pub const ALL: &[&[Case]] = &[
     stream::CASES,
     zoo::CASES,
     actions::CASES,
+    accounts::CASES,
     compliance::CASES,
     reboot::CASES,
 ];

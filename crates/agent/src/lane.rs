@@ -227,7 +227,9 @@ impl Lane {
                     End::Left => "the client is gone: the replies to it and to the requests behind it are dropped",
                 },
             );
-            log::warn!("{} has been running for {seconds:.1} s and {behind} ({waiting} waiting)", running.name);
+            // A client that leaves without waiting for a quick command is nothing to warn of.
+            let level = if running.since.elapsed() < QUEUE_PATIENCE { log::Level::Info } else { log::Level::Warn };
+            log::log!(level, "{} has been running for {seconds:.1} s and {behind} ({waiting} waiting)", running.name);
             self.agent.stuck.add(&running.name, running.since);
         }
         state.end = Some(end);

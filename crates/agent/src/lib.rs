@@ -47,6 +47,7 @@ use self::config::{Configuration, Failure, Method};
 use self::daemon::Detached;
 use self::error::cause_text;
 use self::options::{Action, Environment};
+use self::outlet::Outlet;
 use self::pid_file::PidFile;
 use self::policy::Policy;
 use self::programs::Programs;
@@ -128,7 +129,7 @@ fn serve(
 pub fn serve_recorded(root: Root, state_directory: &Path, client: UnixStream) -> std::io::Result<()> {
     let state = State::open(state_directory).map_err(|failure| std::io::Error::other(failure.text))?;
     let agent = Agent { root, ..Agent::new(Policy::default(), state, Programs::default()) };
-    session::serve(&Arc::new(agent), &Arc::new(Link::from(client)), &[])
+    session::serve(&Arc::new(agent), &Outlet::new(Arc::new(Link::from(client))), &[])
 }
 
 /// Opens everything that can fail, so that a start either succeeds or says what is wrong.

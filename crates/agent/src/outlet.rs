@@ -1,6 +1,7 @@
 //! The way out to one client: whole replies, in order, from one speaker at a time.
 //!
-//! A session's reader and its workers all write here. A worker that was given up on keeps running, but its [`Voice`] is
+//! All that is written to a link is written here: by a session's reader and its workers, and on a port also by what a
+//! session of a former host has left behind. A worker that was given up on keeps running, but its [`Voice`] is
 //! silenced: what it writes from then on is dropped. If that happens in the middle of a line, the line is ended before
 //! anybody else writes, so that what follows stands alone.
 
@@ -26,14 +27,14 @@ pub struct Outlet {
 struct State {
     /// The last line that was begun has not ended.
     unfinished: bool,
-    /// Writing failed: the client is gone.
-    gone: bool,
 }
 
 /// The right to speak, until silenced.
 pub struct Voice {
     outlet: Arc<Outlet>,
     silenced: AtomicBool,
+    /// Writing failed: the client is gone.
+    unheard: AtomicBool,
     /// A write is under way.
     speaking: AtomicBool,
     begin: Instant,
@@ -42,7 +43,12 @@ pub struct Voice {
 }
 
 impl Outlet {
-    /// The way out through `link`.
+    /// Where it leads.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// The way out through `link`: one for each, so that no two lines get mixed.
     pub fn new(link: Arc<Link>) -> Arc<Self> {
         Arc::new(Self { link, state: Mutex::default() })
     }
@@ -52,6 +58,7 @@ impl Outlet {
         Voice {
             outlet: Arc::clone(self),
             silenced: AtomicBool::new(false),
+            unheard: AtomicBool::new(false),
             speaking: AtomicBool::new(false),
             begin: Instant::now(),
             progress: AtomicU64::new(0),
@@ -98,19 +105,20 @@ impl Voice {
     /// Writes some of a line. False if nobody hears it: the rest need not be made.
     fn write(&self, bytes: &[u8], part: Part) -> bool {
         let mut state = self.outlet.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.gone || self.is_silenced() {
+        if self.is_silenced() || self.unheard.load(Ordering::Relaxed) {
             return false;
         }
         // Somebody stopped in the middle of a line.
         let dangling = part.begins && state.unfinished;
         self.speaking.store(true, Ordering::Relaxed);
-        let written = if dangling { self.outlet.link.write_all(b"\n") } else { Ok(()) }
-            .and_then(|()| self.outlet.link.write_all(bytes));
+        let is_wanted = || !self.is_silenced();
+        let written = if dangling { self.outlet.link.write_all(b"\n", &is_wanted) } else { Ok(()) }
+            .and_then(|()| self.outlet.link.write_all(bytes, &is_wanted));
         self.speaking.store(false, Ordering::Relaxed);
         state.unfinished = !part.ends;
         if let Err(error) = written {
             log::info!("a reply was not delivered: {}", cause_text(&error));
-            state.gone = true;
+            self.unheard.store(true, Ordering::Relaxed);
             return false;
         }
         self.note_progress();

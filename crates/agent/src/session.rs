@@ -14,7 +14,6 @@ use qga_protocol::{Command, Info};
 
 use crate::agent::Agent;
 use crate::budget::Hold;
-use crate::channel::Link;
 use crate::dispatch;
 use crate::lane::{Job, Lane};
 use crate::outlet::Outlet;
@@ -30,10 +29,11 @@ const MESSAGE_PATIENCE: Duration = Duration::from_secs(30);
 const FAREWELL_TICK: Duration = Duration::from_millis(500);
 
 /// Serves a client until it is gone; `first` is what was read of it already. The result tells why, if it did not just leave.
-pub fn serve(agent: &Arc<Agent>, link: &Arc<Link>, first: &[u8]) -> std::io::Result<()> {
+pub fn serve(agent: &Arc<Agent>, outlet: &Arc<Outlet>, first: &[u8]) -> std::io::Result<()> {
+    let link = outlet.link();
     let mut session = Session {
         agent,
-        lane: Lane::new(agent, Outlet::new(Arc::clone(link)).voice()),
+        lane: Lane::new(agent, outlet.voice()),
         decoder: Decoder::default(),
         held: agent.budget.hold(),
     };

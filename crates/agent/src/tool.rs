@@ -191,4 +191,4 @@ impl Running<'_> {
 
 #[cfg(test)]
 #[path = "tool_tests.rs"]
-mod tests;
+pub mod tests;

@@ -2,24 +2,25 @@ use super::{Ended, OUTPUT_BYTES_MAX, Tool};
 use crate::programs::Exit;
 use crate::root::Root;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// A machine with one program, a shell script.
-fn with_script(path: &str, script: &str) -> (tempfile::TempDir, Root) {
-    let directory = tempfile::tempdir().unwrap();
-    let root = Root::at(directory.path());
+/// Puts a shell script into a machine. Another process writes it: one that another test starts at the same time would
+/// have this process's descriptor for a moment, and a file that somebody writes cannot be executed.
+pub fn write_script(root: &Root, path: &str, script: &str) {
     let file = root.path(path);
     fs::create_dir_all(file.parent().unwrap()).unwrap();
-    fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-    (directory, root)
+    let mut writer = Command::new("/bin/sh");
+    writer.args(["-c", "printf '#!/bin/sh\n%s\n' \"$1\" > \"$0\" && chmod 755 \"$0\""]).arg(file).arg(script);
+    assert!(writer.status().unwrap().success());
 }
 
 fn run(script: &str, arguments: &[&str], input: &[u8], patience: Duration) -> Ended {
-    let (_directory, root) = with_script("/bin/it", script);
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::at(directory.path());
+    write_script(&root, "/bin/it", script);
     Tool::find(&root, "it").unwrap().run(arguments, input, patience).unwrap()
 }
 
@@ -62,7 +63,9 @@ fn large_input_and_output_pass_and_are_bounded() {
 
 #[test]
 fn busybox_serves_if_nothing_else_does() {
-    let (_directory, root) = with_script("/bin/busybox", "echo \"$1 $2\"");
+    let directory = tempfile::tempdir().unwrap();
+    let root = Root::at(directory.path());
+    write_script(&root, "/bin/busybox", "echo \"$1 $2\"");
     assert_eq!(Tool::find(&root, "chpasswd").unwrap().run(&["-e"], b"", LONG).unwrap().output, "chpasswd -e");
     assert_eq!(Tool::find(&Root::at("/nonexistent"), "chpasswd"), None);
 }

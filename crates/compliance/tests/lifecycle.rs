@@ -109,6 +109,19 @@ fn daemons() {
         let ended = stage.run("exec $agent -m unix-listen -p $dir/missing/s -t $dir -f $dir/pid -d")?;
         ended.check(1, &[], &["Failed to bind socket to $dir/missing/s: No such file or directory"])
     });
+    cases.case("a daemon waits for its port when the command that started it has ended", |stage| {
+        let choice = deviation("a daemon waits for its port when the command that started it has ended");
+        let ended = stage.run("exec $agent -r -p $dir/port -t $dir -f $dir/pid -d")?;
+        if choice.pick(stage.kind, true, false) {
+            return ended.check(1, &[], &["$dir/port"]);
+        }
+        ended.check(0, &[], &[])?;
+        let id = stage.daemon_id("pid")?;
+        expect(is_alive(id), || format!("{id} is not alive"))?;
+        signal(id, Signal::TERM)?;
+        gone(id)?;
+        expect(!stage.path("pid").exists(), || "the pid file is there".to_owned())
+    });
     cases.case("a pid file that cannot be made is told by the command that starts the daemon", |stage| {
         let choice = deviation("a pid file that cannot be made is told by the command that starts the daemon");
         let ended = stage.run("exec $agent -m unix-listen -p $dir/socket -t $dir -f $dir/missing/pid -d")?;
@@ -202,6 +215,16 @@ fn signals() {
     cases.case("SIGTERM ends an agent with a client", |stage| {
         let mut serving = stage.serve("")?;
         let _host = serving.connect()?;
+        expect_code(serving.end_by(Signal::TERM)?, 0)
+    });
+    cases.case("SIGTERM ends an agent that waits for its port", |stage| {
+        let choice = deviation("SIGTERM ends an agent that waits for its port");
+        let line = "exec $agent -r -p $dir/port -t $dir";
+        if choice.pick(stage.kind, true, false) {
+            return stage.run(line)?.check(1, &[], &["$dir/port"]);
+        }
+        let mut serving = stage.start(line)?;
+        until("it does not wait", || Ok(serving.said().contains("waiting for channel").then_some(())))?;
         expect_code(serving.end_by(Signal::TERM)?, 0)
     });
     cases.case("SIGTERM leaves the programs that were started", |stage| {

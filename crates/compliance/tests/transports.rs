@@ -2,6 +2,8 @@
 
 #[path = "transports/line.rs"]
 mod line;
+#[path = "transports/queues.rs"]
+mod queues;
 #[allow(dead_code, reason = "each test file uses its own part of it")]
 #[path = "lifecycle/stage.rs"]
 mod stage;
@@ -14,7 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use qga_compliance::{Connection, Failure, PATIENCE, ReadFailure, deviation};
+use qga_compliance::{Connection, Failure, Kind, PATIENCE, ReadFailure, deviation};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -221,12 +223,7 @@ fn clients_at_once() {
     });
     cases.case("a stuck command makes nobody wait", |stage| {
         let choice = deviation("a stuck command makes nobody wait");
-        stage.write("script", "#!/bin/sh\n")?;
-        fs::set_permissions(stage.path("script"), PermissionsExt::from_mode(0o755))
-            .map_err(|error| error.to_string())?;
-        let script = fs::File::options().read(true).write(true).open(stage.path("script"));
-        let script = script.map_err(|error| error.to_string())?;
-        qga_sys::lease::hold_write_lease(&script).map_err(|error| format!("no lease: {error}"))?;
+        let script = queues::stuck_script(stage)?;
         let serving = stage.serve("")?;
         let mut host = serving.connect()?;
         let request = json!({"execute": "guest-exec", "arguments": {"path": stage.expand("$dir/script")}});
@@ -245,6 +242,34 @@ fn clients_at_once() {
         pings(&mut serving.connect()?)?;
         drop(script);
         pings(&mut host)
+    });
+    cases.finish();
+}
+
+#[test]
+fn waiting_requests() {
+    let mut cases = Cases::new("waiting requests");
+    cases.case("requests of a client that has left are done though the first was stuck", queues::done_without_client);
+    cases.case("a client that reads late gets all of three thousand replies", queues::read_late);
+    cases.case("a synchronisation behind a slow reply does not cut it", queues::not_cut);
+    cases.case("requests too many behind a stuck command are refused in their turn", |stage| {
+        let choice = deviation("requests too many behind a stuck command are refused in their turn");
+        let expected = choice.pick(stage.kind, [true, true, true, true], [true, true, false, false]);
+        let served = queues::served_behind_stuck(stage, stage.kind == Kind::Ours)?;
+        expect(served == expected, || format!("served: {served:?}"))
+    });
+    cases.case("input that programs do not read is limited in size", |stage| {
+        let choice = deviation("input that programs do not read is limited in size");
+        // The original would take the input of all, so it gets less.
+        let refusal = queues::refused_input(stage, choice.pick(stage.kind, 2, 20))?;
+        let names_input = refusal.as_ref().is_some_and(|text| text.contains("input"));
+        expect(names_input == choice.pick(stage.kind, false, true), || format!("{refusal:?}"))
+    });
+    cases.case("a client too many takes the place of an idle one, not of one that waits", |stage| {
+        let choice = deviation("a client too many takes the place of an idle one, not of one that waits");
+        let expected = choice.pick(stage.kind, false, true);
+        let answered = queues::one_client_more(stage, choice.pick(stage.kind, 0, 63), expected)?;
+        expect(answered == expected, || format!("answered: {answered}"))
     });
     cases.finish();
 }

@@ -21,6 +21,8 @@ const MOVING: &[&str] = &[
     "steal",
     "guest",
     "guestnice",
+    "refcnt",
+    "use",
 ];
 
 /// What tells the elements of a list apart.

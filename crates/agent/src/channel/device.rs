@@ -18,6 +18,7 @@ use rustix::termios::{self, OptionalActions};
 use super::{Link, Stream};
 use crate::agent::Agent;
 use crate::error::cause_text;
+use crate::outlet::Outlet;
 use crate::session;
 
 /// How often a port that is gone is looked for.
@@ -95,13 +96,14 @@ fn search(kind: Kind, path: &Path, pause: Duration) -> OwnedFd {
 
 /// Serves one host after the other until the port itself fails.
 fn serve_until_lost(kind: Kind, link: &Arc<Link>, agent: &Arc<Agent>) -> io::Error {
+    let outlet = Outlet::new(Arc::clone(link));
     let mut left_behind = vec![0; 4096];
     loop {
         let ended = match kind {
             Kind::Virtio => wait_for_host(link, &mut left_behind)
-                .and_then(|count| session::serve(agent, link, &left_behind[..count])),
+                .and_then(|count| session::serve(agent, &outlet, &left_behind[..count])),
             // The end of a serial line is a hang-up: the port has to be opened anew.
-            Kind::Serial => session::serve(agent, link, &[]).and(Err(Errno::IO.into())),
+            Kind::Serial => session::serve(agent, &outlet, &[]).and(Err(Errno::IO.into())),
         };
         if let Err(error) = ended {
             return error;

@@ -18,6 +18,7 @@ use super::{Link, Stream};
 use crate::agent::Agent;
 use crate::error::cause_text;
 use crate::lane::STACK_BYTES;
+use crate::outlet::Outlet;
 use crate::session;
 
 /// Clients served at once. A further one takes the place of the one that has been silent the longest.
@@ -145,7 +146,7 @@ impl Crew {
                 log::warn!("further clients have to wait until one leaves: {error}");
             }
         }
-        if let Err(error) = session::serve(&self.agent, &link, &[]) {
+        if let Err(error) = session::serve(&self.agent, &Outlet::new(Arc::clone(&link)), &[]) {
             log::info!("a client's connection has failed: {}", cause_text(&error));
         }
         self.clients.remove(&link);

@@ -119,21 +119,25 @@ impl Link {
     }
 
     /// Writes all of it; waits as long as the client is there and takes nothing.
-    pub fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
-        let written = self.write_to_client(bytes);
-        if written.is_err() {
+    /// Stops between two parts when `is_wanted` says no.
+    pub fn write_all(&self, bytes: &[u8], is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
+        let written = self.write_to_client(bytes, is_wanted);
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             self.deserted.store(true, Ordering::Relaxed);
         }
         written
     }
 
-    fn write_to_client(&self, mut bytes: &[u8]) -> io::Result<()> {
+    fn write_to_client(&self, mut bytes: &[u8], is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
         let is_port = matches!(self.stream, Stream::Port(_));
         // A port takes bytes without a host as well, and would give them to the next one.
         if is_port && self.stays_hung_up() {
             return Err(Errno::PIPE.into());
         }
         while !bytes.is_empty() {
+            if !is_wanted() {
+                return Err(Errno::CANCELED.into());
+            }
             match rustix::io::write(self.as_fd(), bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => bytes = &bytes[count..],

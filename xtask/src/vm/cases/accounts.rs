@@ -43,7 +43,7 @@ fn logins(guest: &mut Guest) -> Result<()> {
         for is_ours in [false, true] {
             for (password, sent, is_crypted) in [
                 ("with: colon and blank", "with: colon and blank", false),
-                ("pässwörd", "pässwörd", false),
+                ("grüße von hier", "grüße von hier", false),
                 ("hashed", hash.as_str(), true),
             ] {
                 let mut host = if is_ours { guest.talk_to_ours()? } else { guest.talk_to_original()? };
@@ -56,7 +56,7 @@ fn logins(guest: &mut Guest) -> Result<()> {
             }
         }
         let told =
-            guest.shell_result("journalctl --boot --unit qemu-guest-agent | grep -ciE 'p.{1,2}ssw.{1,2}rd|hashed'")?;
+            guest.shell_result("journalctl --boot --unit qemu-guest-agent | grep -ciE 'colon and|von hier|hashed'")?;
         ensure!(told.stdout.trim() == "0", "{} lines of the log have a password", told.stdout.trim());
         Ok(())
     })

@@ -67,8 +67,8 @@ mod tests {
     use crate::programs::Exit;
     use crate::root::Root;
     use crate::tool::Ended;
+    use crate::tool::tests::write_script;
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn nothing_that_chpasswd_takes_for_something_else_is_sent() {
@@ -100,12 +100,8 @@ mod tests {
         let root = Root::at(directory.path());
         let error = set(&root, "ann", b"x", false).unwrap_err().desc;
         assert!(error.ends_with("failed to exec 'chpasswd': No such file or directory"), "{error}");
-        let program = root.path("/usr/sbin/chpasswd");
-        fs::create_dir_all(program.parent().unwrap()).unwrap();
-        let script =
-            "#!/bin/sh\n{ echo \"$@\"; cat; } > \"$0.told\"\ngrep -q ann \"$0.told\" && exit\necho unknown\nexit 1\n";
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = "{ echo \"$@\"; cat; } > \"$0.told\"; grep -q ann \"$0.told\" && exit; echo unknown; exit 1";
+        write_script(&root, "/usr/sbin/chpasswd", script);
         let told = || fs::read_to_string(root.path("/usr/sbin/chpasswd.told")).unwrap();
         set(&root, "ann", b"pass:word", false).unwrap();
         assert_eq!(told(), "\nann:pass:word\n");

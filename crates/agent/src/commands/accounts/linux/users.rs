@@ -72,9 +72,9 @@ fn entry(passwd: &[u8], name: Option<&str>) -> Option<Account> {
 mod tests {
     use super::{Account, entry, find};
     use crate::root::Root;
+    use crate::tool::tests::write_script;
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::fs::PermissionsExt;
 
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n\xff\xfe\nann:x:1000:100:\xe9:/home/ann\xff:/bin/sh\n\
         short:x:1:2\nhuge:x:4294967295:1::/h:/b\nbad:x:-1:1::/h:/b\nbare:x:5:5:::\nann:x:7:7::/other:/bin/sh";
@@ -94,13 +94,10 @@ mod tests {
         let root = Root::at(directory.path());
         let error = |name: &str| find(&root, name).unwrap_err().desc;
         assert_eq!(error("ann"), "failed to lookup user 'ann': there is no such user");
-        for path in ["/etc", "/bin"] {
-            fs::create_dir(root.path(path)).unwrap();
-        }
+        fs::create_dir(root.path("/etc")).unwrap();
         fs::write(root.path("/etc/passwd"), PASSWD).unwrap();
-        let script = "#!/bin/sh\ncase $2 in far) echo 'far:*:5000:6000:Far:/net/far:/bin/sh';; *) exit 2;; esac\n";
-        fs::write(root.path("/bin/getent"), script).unwrap();
-        fs::set_permissions(root.path("/bin/getent"), fs::Permissions::from_mode(0o755)).unwrap();
+        let script = "case $2 in far) echo 'far:*:5000:6000:Far:/net/far:/bin/sh';; *) exit 2;; esac";
+        write_script(&root, "/bin/getent", script);
         assert_eq!(find(&root, "far").unwrap(), Account { uid: 5000, gid: 6000, home: "/net/far".into() });
         assert_eq!(find(&root, "ann").unwrap().uid, 1000);
         assert_eq!(error("bare"), "failed to lookup user 'bare': the user has no home directory");

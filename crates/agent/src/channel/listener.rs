@@ -123,7 +123,6 @@ impl Crew {
     fn work(self: &Arc<Self>) {
         let one_more = |waiting: usize| (waiting < WAITING_MAX).then_some(waiting + 1);
         while self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok() {
-            self.clients.make_room();
             let accepted = self.listener.accept();
             let was_last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
             match accepted {
@@ -138,6 +137,7 @@ impl Crew {
 
     fn serve(self: &Arc<Self>, link: Link, was_last: bool) {
         let link = Arc::new(link);
+        self.clients.make_room();
         self.clients.lock().push(Arc::clone(&link));
         if was_last {
             let crew = Arc::clone(self);

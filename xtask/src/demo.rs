@@ -162,7 +162,7 @@ fn output_of_a_program(host: &mut Connection<UnixStream>) -> Result<()> {
         for line in String::from_utf8_lossy(&output.stderr).lines() {
             say(&style::warning(line));
         }
-        say(&style::faint(&format!("ended with {:?}", output.exit)));
+        say(&style::faint(&output.exit.to_string()));
     }
     Ok(())
 }

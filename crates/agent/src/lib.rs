@@ -18,6 +18,8 @@ mod error;
 mod exclusive;
 mod key_file;
 mod lane;
+#[cfg(target_os = "linux")]
+mod linux;
 mod log;
 mod options;
 mod outlet;

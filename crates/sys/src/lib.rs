@@ -9,6 +9,8 @@ pub mod daemon;
 #[cfg(unix)]
 pub mod descriptor;
 #[cfg(target_os = "linux")]
+pub mod filesystem;
+#[cfg(target_os = "linux")]
 pub mod lease;
 #[cfg(target_os = "linux")]
 pub mod nvme;

@@ -4,9 +4,7 @@
 //! attached. A device that vanishes while it is looked at is left out.
 
 mod address;
-mod block;
 mod counters;
-mod mounts;
 mod smart;
 mod usage;
 
@@ -15,8 +13,9 @@ use std::path::{Path, PathBuf};
 use qga_protocol::storage::{DiskBusType, DiskInfo, FilesystemInfo};
 
 pub use self::counters::disk_stats;
-use self::mounts::Mount;
 use crate::error::Error;
+use crate::linux::block;
+use crate::linux::mounts::{self, Mount};
 use crate::root::Root;
 
 /// Where the kernel lists the disks.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use qga_protocol::storage::{CcwAddress, DiskAddress, DiskBusType, PciAddress};
 
-use super::block::{self, Uevent, natural_key};
+use crate::linux::block::{self, Uevent, natural_key};
 use crate::root::Root;
 
 /// What stands for "no PCI function".

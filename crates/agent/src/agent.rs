@@ -1,9 +1,12 @@
 //! What all clients share: the policy, the open files, the programs, the locks and the limits.
 
+use std::sync::Arc;
+
 use qga_protocol::Info;
 
 use crate::budget::Budget;
 use crate::commands::file::Files;
+use crate::commands::fsfreeze::Freezer;
 use crate::exclusive::Exclusive;
 use crate::policy::Policy;
 use crate::programs::Programs;
@@ -21,6 +24,8 @@ pub struct Agent {
     pub programs: Programs,
     /// The machine that it runs on.
     pub root: Root,
+    /// What is frozen, and what ends it.
+    pub freezer: Arc<Freezer>,
     /// Held by a command that changes the machine.
     pub exclusive: Exclusive,
     /// What requests may hold of memory.
@@ -31,12 +36,13 @@ pub struct Agent {
 
 impl Agent {
     /// An agent with nothing open.
-    pub fn new(policy: Policy, state: State, programs: Programs) -> Self {
+    pub fn new(policy: Policy, state: State, programs: Programs, freezer: Arc<Freezer>) -> Self {
         Self {
             policy,
             files: Files::new(state),
             programs,
             root: Root::host(),
+            freezer,
             exclusive: Exclusive::default(),
             budget: Budget::default(),
             stuck: Stuck::default(),
@@ -45,6 +51,10 @@ impl Agent {
 
     /// Why a command may not run now; `None` if it may.
     pub fn why_not(&self, info: &Info) -> Option<&'static str> {
+        if self.freezer.is_frozen() {
+            // The lists cannot keep a frozen machine from being thawed.
+            return (!info.rules.while_frozen).then_some("file systems are frozen");
+        }
         (!self.policy.allows(info.name)).then(|| self.policy.why_not(info.name))
     }
 }

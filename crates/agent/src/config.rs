@@ -13,7 +13,9 @@ use crate::options::Environment;
 use crate::policy::{self, Policy};
 use std::fmt::{self, Write as _};
 use std::io::{self, Read as _};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The file that is read if neither `--config` nor `QGA_CONF` names one.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/qemu/qemu-ga.conf";
@@ -27,6 +29,17 @@ pub const DEFAULT_PIDFILE: &str = "/var/run/qemu-ga.pid";
 pub const DEFAULT_STATEDIR: &str = "/var/run";
 /// The program run around a freeze, if `--fsfreeze-hook` is given without a value.
 pub const DEFAULT_FSFREEZE_HOOK: &str = "/etc/qemu/fsfreeze-hook";
+/// The directory of programs run around a freeze, if neither it nor a single program is given.
+pub const DEFAULT_FSFREEZE_HOOK_DIR: &str = "/etc/qemu/fsfreeze-hook.d";
+/// How long each program around a freeze may take.
+pub const DEFAULT_FSFREEZE_HOOK_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a freeze may last: longer than any snapshot takes, shorter than anybody waits for a machine that hangs.
+pub const DEFAULT_FSFREEZE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Seconds that `fsfreeze-hook-timeout` may be: a hook without any limit would be a freeze without an end.
+const HOOK_TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=86_400;
+/// Seconds that `fsfreeze-timeout` may be; 0 is for never.
+const FREEZE_TIMEOUT_SECONDS: RangeInclusive<u64> = 0..=31_536_000;
 
 /// The only group the file has.
 const GROUP: &str = "general";
@@ -125,6 +138,13 @@ pub struct Configuration {
     pub pidfile: PathBuf,
     /// The program run around a freeze.
     pub fsfreeze_hook: Option<PathBuf>,
+    /// The directory of programs run around a freeze. The default only if there is no single program either: the one
+    /// that distributions ship runs that directory itself.
+    pub fsfreeze_hook_dir: Option<PathBuf>,
+    /// How long each of these programs may take.
+    pub fsfreeze_hook_timeout: Duration,
+    /// How long a freeze may last before the agent thaws by itself; None: for ever.
+    pub fsfreeze_timeout: Option<Duration>,
     /// Where the state files are.
     pub statedir: PathBuf,
     /// Log everything.
@@ -156,6 +176,12 @@ pub enum Key {
     Pidfile,
     /// `--fsfreeze-hook`
     FsfreezeHook,
+    /// `--fsfreeze-hook-dir`
+    FsfreezeHookDir,
+    /// `--fsfreeze-hook-timeout`
+    FsfreezeHookTimeout,
+    /// `--fsfreeze-timeout`
+    FsfreezeTimeout,
     /// `--statedir`
     Statedir,
     /// `--verbose`
@@ -170,13 +196,16 @@ pub enum Key {
 
 impl Key {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Daemon,
         Self::Method,
         Self::Path,
         Self::Logfile,
         Self::Pidfile,
         Self::FsfreezeHook,
+        Self::FsfreezeHookDir,
+        Self::FsfreezeHookTimeout,
+        Self::FsfreezeTimeout,
         Self::Statedir,
         Self::Verbose,
         Self::RetryPath,
@@ -194,6 +223,9 @@ impl Key {
             Self::Logfile => "logfile",
             Self::Pidfile => "pidfile",
             Self::FsfreezeHook => "fsfreeze-hook",
+            Self::FsfreezeHookDir => "fsfreeze-hook-dir",
+            Self::FsfreezeHookTimeout => "fsfreeze-hook-timeout",
+            Self::FsfreezeTimeout => "fsfreeze-timeout",
             Self::Statedir => "statedir",
             Self::Verbose => "verbose",
             Self::RetryPath => "retry-path",
@@ -246,6 +278,9 @@ pub struct Settings {
     logfile: Option<Given>,
     pidfile: Option<Given>,
     fsfreeze_hook: Option<Given>,
+    fsfreeze_hook_dir: Option<Given>,
+    fsfreeze_hook_timeout: Option<Given>,
+    fsfreeze_timeout: Option<Given>,
     statedir: Option<Given>,
     block_lists: Vec<Given>,
     allow_lists: Vec<Given>,
@@ -332,6 +367,9 @@ impl Settings {
             Key::Logfile => self.logfile.as_ref(),
             Key::Pidfile => self.pidfile.as_ref(),
             Key::FsfreezeHook => self.fsfreeze_hook.as_ref(),
+            Key::FsfreezeHookDir => self.fsfreeze_hook_dir.as_ref(),
+            Key::FsfreezeHookTimeout => self.fsfreeze_hook_timeout.as_ref(),
+            Key::FsfreezeTimeout => self.fsfreeze_timeout.as_ref(),
             Key::Statedir => self.statedir.as_ref(),
             Key::Daemon | Key::Verbose | Key::RetryPath | Key::BlockRpcs | Key::AllowRpcs => None,
         }
@@ -352,6 +390,9 @@ impl Settings {
             Key::Logfile => self.logfile = Some(given),
             Key::Pidfile => self.pidfile = Some(given),
             Key::FsfreezeHook => self.fsfreeze_hook = Some(given),
+            Key::FsfreezeHookDir => self.fsfreeze_hook_dir = Some(given),
+            Key::FsfreezeHookTimeout => self.fsfreeze_hook_timeout = Some(given),
+            Key::FsfreezeTimeout => self.fsfreeze_timeout = Some(given),
             Key::Statedir => self.statedir = Some(given),
             Key::BlockRpcs => self.block_lists.push(given),
             Key::AllowRpcs => self.allow_lists.push(given),
@@ -393,8 +434,34 @@ impl Settings {
         Failure::new(format!("{origin}unknown method '{name}'{hint}: there are {}", names.join(", ")))
     }
 
+    /// How long each hook and a whole freeze may take.
+    fn freeze_limits(&self) -> Result<(Duration, Option<Duration>), Failure> {
+        let hook = self.seconds(Key::FsfreezeHookTimeout, &HOOK_TIMEOUT_SECONDS)?;
+        let freeze = self.seconds(Key::FsfreezeTimeout, &FREEZE_TIMEOUT_SECONDS)?;
+        Ok((
+            hook.unwrap_or(DEFAULT_FSFREEZE_HOOK_TIMEOUT),
+            Some(freeze.unwrap_or(DEFAULT_FSFREEZE_TIMEOUT)).filter(|limit| !limit.is_zero()),
+        ))
+    }
+
+    /// The value of a key that is a time.
+    fn seconds(&self, key: Key, range: &RangeInclusive<u64>) -> Result<Option<Duration>, Failure> {
+        let Some(Given { text, origin }) = self.value(key) else { return Ok(None) };
+        match text.parse() {
+            Ok(seconds) if range.contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
+            _ => Err(Failure::new(format!(
+                "{origin}: the value '{}' of {} is no number of seconds from {} to {}",
+                text.escape_debug(),
+                key.name(),
+                range.start(),
+                range.end()
+            ))),
+        }
+    }
+
     /// The file that gives these settings when it is read back. Names of methods and commands are not checked.
     pub fn dumped(&self, activated: Option<Method>) -> Result<String, Failure> {
+        self.freeze_limits()?;
         let mut text = format!("[{GROUP}]\n");
         let path = self.path_text(activated)?;
         let or = |key: Key, default: &str| Some(self.value(key).map_or(default, |given| &given.text).to_owned());
@@ -407,7 +474,12 @@ impl Settings {
                     Some(activated.map_or_else(|| self.method_name().to_owned(), |method| method.name().to_owned()))
                 }
                 Key::Path => path.clone(),
-                Key::Logfile | Key::FsfreezeHook => self.value(key).map(|given| given.text.clone()),
+                // The original does not know the latter three: without them the dump is exactly its own.
+                Key::Logfile
+                | Key::FsfreezeHook
+                | Key::FsfreezeHookDir
+                | Key::FsfreezeHookTimeout
+                | Key::FsfreezeTimeout => self.value(key).map(|given| given.text.clone()),
                 Key::Pidfile => or(key, DEFAULT_PIDFILE),
                 Key::Statedir => or(key, DEFAULT_STATEDIR),
                 Key::BlockRpcs => Some(policy::dumped(&self.block_lists)),
@@ -436,14 +508,33 @@ impl Settings {
             }
             _ => path,
         });
+        let (fsfreeze_hook_timeout, fsfreeze_timeout) = self.freeze_limits()?;
+        let fsfreeze_hook = place(Key::FsfreezeHook);
+        let fsfreeze_hook_dir = match place(Key::FsfreezeHookDir) {
+            None => fsfreeze_hook.is_none().then(|| DEFAULT_FSFREEZE_HOOK_DIR.into()),
+            Some(given) => Some(given).filter(|given| !given.as_os_str().is_empty()),
+        };
         let mut warnings = self.warnings.clone();
+        if let (Some(hook), Some(directory)) = (&fsfreeze_hook, &fsfreeze_hook_dir)
+            && hook.parent().map(|parent| parent.join("fsfreeze-hook.d")).as_ref() == Some(directory)
+        {
+            warnings.push(format!(
+                "both '{}' and the directory '{}' are run around a freeze: if the former runs the latter, as the one \
+                 that distributions ship does, everything there is run twice",
+                hook.display(),
+                directory.display()
+            ));
+        }
         let policy = Policy::from_lists(&self.allow_lists, &self.block_lists, &mut warnings)?;
         Ok(Configuration {
             method,
             path,
             logfile: place(Key::Logfile),
             pidfile: place(Key::Pidfile).unwrap_or_else(|| DEFAULT_PIDFILE.into()),
-            fsfreeze_hook: place(Key::FsfreezeHook),
+            fsfreeze_hook,
+            fsfreeze_hook_dir,
+            fsfreeze_hook_timeout,
+            fsfreeze_timeout,
             statedir: place(Key::Statedir).unwrap_or_else(|| DEFAULT_STATEDIR.into()),
             verbose: self.verbose,
             daemon: self.daemon,

@@ -34,6 +34,9 @@ fn without_anything_the_defaults_count() {
             logfile: None,
             pidfile: "/var/run/qemu-ga.pid".into(),
             fsfreeze_hook: None,
+            fsfreeze_hook_dir: Some("/etc/qemu/fsfreeze-hook.d".into()),
+            fsfreeze_hook_timeout: Duration::from_secs(60),
+            fsfreeze_timeout: Some(Duration::from_secs(3600)),
             statedir: "/var/run".into(),
             verbose: false,
             daemon: false,
@@ -59,6 +62,44 @@ fn relative_paths_are_meant_from_where_the_agent_was_started() {
     assert_eq!(address.as_deref(), Some("1:5"));
     let unnamed = resolved("[general]\nmethod=unix-listen\npath=\nlogfile=\n").unwrap();
     assert_eq!((unnamed.path.as_deref(), unnamed.logfile.as_deref()), (Some(""), Some(Path::new(""))));
+}
+
+#[test]
+fn the_directory_of_hooks_is_not_run_beside_a_script_unless_that_is_said() {
+    for (lines, directory) in [
+        ("", Some("/etc/qemu/fsfreeze-hook.d")),
+        ("fsfreeze-hook=/h\n", None),
+        ("fsfreeze-hook-dir=d\n", Some("/start/d")),
+        ("fsfreeze-hook=/h\nfsfreeze-hook-dir=/d\n", Some("/d")),
+        ("fsfreeze-hook-dir=\n", None),
+    ] {
+        let configuration = resolved(&format!("[general]\n{lines}")).unwrap();
+        assert_eq!(configuration.fsfreeze_hook_dir.as_deref(), directory.map(Path::new), "{lines:?}");
+        assert_eq!(configuration.warnings, [""; 0], "{lines:?}");
+    }
+    let both = "[general]\nfsfreeze-hook=/h\nfsfreeze-hook-dir=/fsfreeze-hook.d\n";
+    let warning = "both '/h' and the directory '/fsfreeze-hook.d' are run around a freeze: ";
+    assert!(resolved(both).unwrap().warnings[0].starts_with(warning));
+}
+
+#[test]
+fn the_limits_of_a_freeze_are_seconds() {
+    let limits = |hook: &str, freeze: &str| {
+        resolved(&format!("[general]\nfsfreeze-hook-timeout={hook}\nfsfreeze-timeout={freeze}\n"))
+            .map(|configuration| (configuration.fsfreeze_hook_timeout, configuration.fsfreeze_timeout))
+    };
+    let seconds = Duration::from_secs;
+    assert_eq!(limits("1", "0"), Ok((seconds(1), None)));
+    assert_eq!(limits("86400", "31536000"), Ok((seconds(86_400), Some(seconds(31_536_000)))));
+    for (hook, freeze, text) in [
+        ("0", "1", "f:2: the value '0' of fsfreeze-hook-timeout is no number of seconds from 1 to 86400"),
+        ("86401", "1", "f:2: the value '86401' of fsfreeze-hook-timeout is no number of seconds from 1 to 86400"),
+        ("1", "-1", "f:3: the value '-1' of fsfreeze-timeout is no number of seconds from 0 to 31536000"),
+        ("1", "", "f:3: the value '' of fsfreeze-timeout is no number of seconds from 0 to 31536000"),
+        ("1", "60s", "f:3: the value '60s' of fsfreeze-timeout is no number of seconds from 0 to 31536000"),
+    ] {
+        assert_eq!(limits(hook, freeze), Err(text.to_owned()));
+    }
 }
 
 #[test]

@@ -69,7 +69,8 @@ fn serve(agent: &Agent, entry: &Entry, request: &Request, voice: &Voice) -> Resu
     let call = Call { agent, voice };
     let delimited = entry.info.name == SyncDelimited::INFO.name;
     let answer = Answer::new(voice, request.id(), delimited, entry.info.rules.success_response);
-    if !entry.info.rules.immediate {
+    // What may run while frozen may be the way out.
+    if !entry.info.rules.immediate && !entry.info.rules.while_frozen {
         agent.stuck.admit(entry.info.name)?;
     }
     let guarded = catch_unwind(AssertUnwindSafe(|| (entry.serve)(request, &call, answer)));

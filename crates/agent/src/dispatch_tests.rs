@@ -13,11 +13,13 @@ use qga_protocol::stream::{Decoder, Event};
 use super::{Error, Voice, answer, serve};
 use crate::agent::Agent;
 use crate::channel::Link;
+use crate::commands::fsfreeze::{Freezer, freezer};
 use crate::outlet::{Answer, Outlet};
 use crate::policy::Policy;
 use crate::programs::Programs;
 use crate::registry::Entry;
-use crate::state::State;
+use crate::root::Root;
+use crate::state::{State, frozen_marker};
 
 /// An agent with nobody but us to talk to, and our end of the talk.
 fn agent() -> (Agent, Voice, UnixStream) {
@@ -25,7 +27,9 @@ fn agent() -> (Agent, Voice, UnixStream) {
     let state = State::open(directory.path()).unwrap();
     let (theirs, ours) = UnixStream::pair().unwrap();
     let voice = Outlet::new(Arc::new(Link::from(theirs))).voice();
-    (Agent::new(Policy::default(), state, Programs::default()), voice, ours)
+    let settings = freezer::Settings::of_recorded(frozen_marker(directory.path()));
+    let freezer = Freezer::new(settings, &Root::at(directory.path()));
+    (Agent::new(Policy::default(), state, Programs::default(), freezer), voice, ours)
 }
 
 fn request(text: &str) -> Request {

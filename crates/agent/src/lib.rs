@@ -26,6 +26,8 @@ mod outlet;
 mod pid_file;
 mod policy;
 mod programs;
+#[doc(hidden)]
+pub mod readers;
 mod registry;
 pub mod root;
 mod session;
@@ -45,6 +47,9 @@ use self::agent::Agent;
 use self::channel::device::{Device, Kind};
 use self::channel::listener::Listener;
 use self::channel::{Channel, Link};
+use self::commands::fsfreeze::hooks::Hooks;
+use self::commands::fsfreeze::linux::guardian;
+use self::commands::fsfreeze::{Freezer, freezer};
 use self::config::{Configuration, Failure, Method};
 use self::daemon::Detached;
 use self::error::cause_text;
@@ -60,6 +65,9 @@ use self::supervisor::Supervisor;
 /// Runs the agent with the process's arguments and environment.
 #[must_use]
 pub fn main() -> ExitCode {
+    if std::env::args_os().skip(1).eq([guardian::process::ARGUMENT]) {
+        return guardian::process::main();
+    }
     qga_sys::allocator::give_back_large_buffers();
     let names: Vec<&str> = registry::entries().map(|entry| entry.info.name).collect();
     let action = Action::from_arguments(std::env::args_os().skip(1), &Environment::of_process(), &names);
@@ -114,14 +122,20 @@ fn serve(
     pid_file: Option<PidFile>,
     ready: impl FnOnce(),
 ) -> Result<Infallible, Failure> {
+    // A log file may be on what an earlier agent has left frozen.
+    let marker = state::frozen_marker(&configuration.statedir);
+    log::hold(marker.symlink_metadata().is_ok());
     log::open(configuration.logfile.as_deref(), configuration.verbose)?;
     let (supervisor, channel, agent) = prepare(configuration)?;
     ready();
-    let started = std::thread::Builder::new().name("supervisor".to_owned()).stack_size(lane::STACK_BYTES).spawn(|| {
-        supervisor.run();
-        drop(pid_file);
-        std::process::exit(0);
-    });
+    let ending = Arc::clone(&agent);
+    let started =
+        std::thread::Builder::new().name("supervisor".to_owned()).stack_size(lane::STACK_BYTES).spawn(move || {
+            supervisor.run();
+            ending.freezer.end(&ending.root);
+            drop(pid_file);
+            std::process::exit(0);
+        });
     started.map_err(|error| Failure::of("cannot start a thread", &error))?;
     // On the process's first thread, so that the first client need not wait for another one to start.
     channel.serve(&agent)
@@ -130,7 +144,8 @@ fn serve(
 /// Serves one client of a machine that is recorded below a directory, until the client hangs up.
 pub fn serve_recorded(root: Root, state_directory: &Path, client: UnixStream) -> std::io::Result<()> {
     let state = State::open(state_directory).map_err(|failure| std::io::Error::other(failure.text))?;
-    let agent = Agent { root, ..Agent::new(Policy::default(), state, Programs::default()) };
+    let freezer = Freezer::new(freezer::Settings::of_recorded(state::frozen_marker(state_directory)), &root);
+    let agent = Agent { root, ..Agent::new(Policy::default(), state, Programs::default(), freezer) };
     session::serve(&Arc::new(agent), &Outlet::new(Arc::new(Link::from(client))), &[])
 }
 
@@ -144,16 +159,33 @@ fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Ag
         ::log::debug!("descriptors from before the start may pass on to programs: {}", cause_text(&error));
     }
     let state = State::open(&configuration.statedir)?;
-    if state.is_marked_frozen() {
-        ::log::warn!(
-            "'{}' says that an earlier agent left file systems frozen; this one cannot thaw them",
-            state.frozen_marker().display()
-        );
+    let freezer = Freezer::new(freeze_settings(configuration), &Root::host());
+    if freezer.is_frozen() {
+        log::tell_at_once(format!(
+            "'{}' says that an earlier agent has left file systems frozen: only what a frozen machine can do is answered \
+             until guest-fsfreeze-thaw{}",
+            state::frozen_marker(&configuration.statedir).display(),
+            if configuration.logfile.is_some() { "; the log file waits for it too" } else { "" }
+        ));
+    } else {
+        log::hold(false);
     }
     let programs = Programs::default();
     let supervisor = Supervisor::new(&programs).map_err(|error| Failure::of("cannot take over the signals", &error))?;
     let channel = open_channel(configuration)?;
-    Ok((supervisor, channel, Arc::new(Agent::new(configuration.policy.clone(), state, programs))))
+    Ok((supervisor, channel, Arc::new(Agent::new(configuration.policy.clone(), state, programs, freezer))))
+}
+
+fn freeze_settings(configuration: &Configuration) -> freezer::Settings {
+    freezer::Settings {
+        marker: state::frozen_marker(&configuration.statedir),
+        timeout: configuration.fsfreeze_timeout,
+        hooks: Hooks::new(
+            configuration.fsfreeze_hook.clone(),
+            configuration.fsfreeze_hook_dir.clone(),
+            configuration.fsfreeze_hook_timeout,
+        ),
+    }
 }
 
 fn open_channel(configuration: &Configuration) -> Result<Channel, Failure> {

@@ -62,9 +62,16 @@ pub fn audit(text: fmt::Arguments<'_>) {
 }
 
 /// While on, nothing is written; turned off, what was held is.
-#[expect(dead_code, reason = "the commands that freeze turn it on; none is there yet")]
 pub fn hold(on: bool) {
     LOGGER.hold(on);
+}
+
+/// Tells a person on stderr what must not wait for a thaw. If stderr is a file on a frozen disk, a thread waits with it.
+pub fn tell_at_once(text: String) {
+    let line = Line { since_epoch: since_epoch(), level: "warning", text, is_audit: false };
+    let _ = std::thread::Builder::new()
+        .stack_size(crate::lane::STACK_BYTES)
+        .spawn(move || write_without_waiting(rustix::stdio::stderr(), line.for_log().as_bytes()));
 }
 
 struct Logger {

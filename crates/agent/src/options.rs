@@ -50,8 +50,8 @@ pub enum Effect {
 /// An option.
 #[derive(Debug, Clone, Copy)]
 pub struct OptionInfo {
-    /// `m` of `-m`.
-    pub short: char,
+    /// `m` of `-m`. The original's options have one, those that it lacks have none: its next version may take it.
+    pub short: Option<char>,
     /// `method` of `--method`.
     pub long: Option<&'static str>,
     /// Its value.
@@ -67,7 +67,7 @@ pub struct OptionInfo {
 /// All options, in the order of the help.
 pub const OPTIONS: &[OptionInfo] = &[
     OptionInfo {
-        short: 'c',
+        short: Some('c'),
         long: Some("config"),
         argument: Argument::Required("PATH"),
         effect: Effect::Config,
@@ -75,7 +75,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["read the configuration from PATH; without it from the file that", "the variable QGA_CONF names"],
     },
     OptionInfo {
-        short: 'm',
+        short: Some('m'),
         long: Some("method"),
         argument: Argument::Required("METHOD"),
         effect: Effect::Set(Key::Method),
@@ -83,7 +83,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["how the host is reached: virtio-serial, isa-serial, unix-listen", "or vsock-listen"],
     },
     OptionInfo {
-        short: 'p',
+        short: Some('p'),
         long: Some("path"),
         argument: Argument::Required("PATH"),
         effect: Effect::Set(Key::Path),
@@ -95,7 +95,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         ],
     },
     OptionInfo {
-        short: 'l',
+        short: Some('l'),
         long: Some("logfile"),
         argument: Argument::Required("PATH"),
         effect: Effect::Set(Key::Logfile),
@@ -103,7 +103,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["append the log to PATH instead of writing it to stderr"],
     },
     OptionInfo {
-        short: 'f',
+        short: Some('f'),
         long: Some("pidfile"),
         argument: Argument::Required("PATH"),
         effect: Effect::Set(Key::Pidfile),
@@ -111,7 +111,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["where the daemon writes its process id"],
     },
     OptionInfo {
-        short: 'F',
+        short: Some('F'),
         long: Some("fsfreeze-hook"),
         argument: Argument::Attached("PATH"),
         effect: Effect::Set(Key::FsfreezeHook),
@@ -123,7 +123,34 @@ pub const OPTIONS: &[OptionInfo] = &[
         ],
     },
     OptionInfo {
-        short: 't',
+        short: None,
+        long: Some("fsfreeze-hook-dir"),
+        argument: Argument::Required("DIRECTORY"),
+        effect: Effect::Set(Key::FsfreezeHookDir),
+        default: Some("/etc/qemu/fsfreeze-hook.d, if --fsfreeze-hook is not given"),
+        help: &[
+            "run every program in DIRECTORY with 'freeze' before and, in reverse",
+            "order, with 'thaw' after file systems are frozen; an empty value: none",
+        ],
+    },
+    OptionInfo {
+        short: None,
+        long: Some("fsfreeze-hook-timeout"),
+        argument: Argument::Required("SECONDS"),
+        effect: Effect::Set(Key::FsfreezeHookTimeout),
+        default: Some("60"),
+        help: &["kill such a program, and fail the freeze, when it takes longer"],
+    },
+    OptionInfo {
+        short: None,
+        long: Some("fsfreeze-timeout"),
+        argument: Argument::Required("SECONDS"),
+        effect: Effect::Set(Key::FsfreezeTimeout),
+        default: Some("3600"),
+        help: &["thaw without being asked when the freeze lasts longer; 0: never"],
+    },
+    OptionInfo {
+        short: Some('t'),
         long: Some("statedir"),
         argument: Argument::Required("DIRECTORY"),
         effect: Effect::Set(Key::Statedir),
@@ -131,7 +158,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["where the agent keeps what outlives it"],
     },
     OptionInfo {
-        short: 'v',
+        short: Some('v'),
         long: Some("verbose"),
         argument: Argument::None,
         effect: Effect::Set(Key::Verbose),
@@ -139,7 +166,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["log everything, not only warnings and errors"],
     },
     OptionInfo {
-        short: 'V',
+        short: Some('V'),
         long: Some("version"),
         argument: Argument::None,
         effect: Effect::Version,
@@ -147,7 +174,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["print the version and exit"],
     },
     OptionInfo {
-        short: 'd',
+        short: Some('d'),
         long: Some("daemonize"),
         argument: Argument::None,
         effect: Effect::Set(Key::Daemon),
@@ -155,7 +182,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["go to the background once everything is open"],
     },
     OptionInfo {
-        short: 'b',
+        short: Some('b'),
         long: Some("block-rpcs"),
         argument: Argument::Required("NAMES"),
         effect: Effect::Set(Key::BlockRpcs),
@@ -163,7 +190,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["refuse these commands, separated by commas ('help' lists them all)"],
     },
     OptionInfo {
-        short: 'a',
+        short: Some('a'),
         long: Some("allow-rpcs"),
         argument: Argument::Required("NAMES"),
         effect: Effect::Set(Key::AllowRpcs),
@@ -174,7 +201,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         ],
     },
     OptionInfo {
-        short: 'D',
+        short: Some('D'),
         long: Some("dump-conf"),
         argument: Argument::None,
         effect: Effect::Dump,
@@ -182,7 +209,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["print the configuration, as it would be used, as a file and exit"],
     },
     OptionInfo {
-        short: 'r',
+        short: Some('r'),
         long: Some("retry-path"),
         argument: Argument::None,
         effect: Effect::Set(Key::RetryPath),
@@ -190,7 +217,7 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["wait for the device when it is missing or fails, and try again"],
     },
     OptionInfo {
-        short: 'h',
+        short: Some('h'),
         long: Some("help"),
         argument: Argument::None,
         effect: Effect::Help,
@@ -199,7 +226,7 @@ pub const OPTIONS: &[OptionInfo] = &[
     },
     // Installs a service on Windows; scripts for both systems may pass it here.
     OptionInfo {
-        short: 's',
+        short: Some('s'),
         long: None,
         argument: Argument::Required("COMMAND"),
         effect: Effect::Ignored,
@@ -279,7 +306,7 @@ fn activated_method() -> io::Result<Option<Method>> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Serve the host.
-    Run(Configuration),
+    Run(Box<Configuration>),
     /// Write this to stdout and exit with 0.
     Print(String),
 }
@@ -335,7 +362,7 @@ impl Action {
         if dump {
             return settings.dumped(activated).map(Self::Print);
         }
-        settings.resolved(environment, activated).map(Self::Run)
+        settings.resolved(environment, activated).map(|configuration| Self::Run(Box::new(configuration)))
     }
 }
 
@@ -403,15 +430,19 @@ fn with_hint(problem: &str) -> Failure {
 fn short_option(letter: char) -> Result<&'static OptionInfo, String> {
     OPTIONS
         .iter()
-        .find(|option| option.short == letter)
+        .find(|option| option.short == Some(letter))
         .ok_or_else(|| format!("unknown option '-{}'", letter.escape_debug()))
 }
 
 fn long_option(name: &str) -> Result<&'static OptionInfo, String> {
     let long = |option: &'static OptionInfo| option.long.map(|long| (long, option));
-    let matching: Vec<_> = OPTIONS.iter().filter_map(long).filter(|(long, _)| long.starts_with(name)).collect();
+    let mut matching: Vec<_> = OPTIONS.iter().filter_map(long).filter(|(long, _)| long.starts_with(name)).collect();
     if let Some((_, option)) = matching.iter().find(|(long, _)| *long == name) {
         return Ok(option);
+    }
+    // A beginning that the original understands means the same here, whatever was added.
+    if matching.iter().any(|(_, option)| option.short.is_some()) {
+        matching.retain(|(_, option)| option.short.is_some());
     }
     match matching.as_slice() {
         [(_, option)] => Ok(option),
@@ -449,10 +480,14 @@ pub fn help() -> String {
             (Argument::Required(word), false) => format!(" {word}"),
             (Argument::Attached(word), _) => format!("[={word}]"),
         };
-        let long = option.long.map_or(String::new(), |long| format!(", --{long}"));
+        let names = match (option.short, option.long) {
+            (Some(short), Some(long)) => format!("-{short}, --{long}"),
+            (Some(short), None) => format!("-{short}"),
+            (None, long) => format!("--{}", long.unwrap_or_default()),
+        };
         let default = option.default.map(|default| format!("(default: {default})"));
         let lines = option.help.iter().copied().chain(default.as_deref());
-        let _ = writeln!(text, "  -{}{long}{value}", option.short);
+        let _ = writeln!(text, "  {names}{value}");
         for line in lines {
             let _ = writeln!(text, "        {line}");
         }

@@ -29,7 +29,7 @@ fn action(arguments: &str) -> Result<Action, String> {
 
 fn run(arguments: &str) -> Configuration {
     match action(arguments) {
-        Ok(Action::Run(configuration)) => configuration,
+        Ok(Action::Run(configuration)) => *configuration,
         other => panic!("{arguments}: {other:?}"),
     }
 }
@@ -66,6 +66,7 @@ fn the_configuration_is_dumped_as_by_the_original() {
         ("-F/x", hook("/x")),
         ("-F=x", hook("=x")),
         ("--fs=x", hook("x")),
+        ("--fsfreeze=x", hook("x")),
         ("-F/z|-F", hook("/etc/qemu/fsfreeze-hook")),
         ("-s|q", base.to_owned()),
         ("-p=x", path("=x")),
@@ -90,13 +91,23 @@ fn the_configuration_is_dumped_as_by_the_original() {
     assert_eq!(dumped(file, "-b|c,d|-f|/p|-t|/s|-r"), expected);
 }
 
+/// The original has none of these, so a dump names only what was given.
+#[test]
+fn what_the_original_lacks_is_dumped_if_it_was_given() {
+    let arguments =
+        "--fsfreeze-hook-dir|/d d|--fsfreeze-hook-timeout=5|--fsfreeze-hook-t|6|--fsfreeze-t=0|--fsfreeze-hook=/h";
+    let lines = "\nfsfreeze-hook=/h\nfsfreeze-hook-dir=/d d\nfsfreeze-hook-timeout=6\nfsfreeze-timeout=0\nstatedir=";
+    assert!(dumped("", arguments).contains(lines), "{}", dumped("", arguments));
+    assert!(dumped(&dumped("", arguments), "").contains(lines));
+}
+
 #[test]
 fn a_dump_is_read_back_as_the_same_configuration() {
     for arguments in ["-m|unix-listen|-p| /x\\y|-b|guest-exec|-a|guest-ping,guest-exec", "-a|,", "-dvr|-F|-l|/log"] {
         let text = dumped("", arguments);
         let Ok(Action::Run(again)) = action_with_file(&text, "", |_| ()) else { panic!("{text}") };
         let first = run(arguments);
-        assert_eq!(Configuration { warnings: Vec::new(), ..again }, Configuration { warnings: Vec::new(), ..first });
+        assert_eq!(Configuration { warnings: Vec::new(), ..*again }, Configuration { warnings: Vec::new(), ..first });
     }
 }
 
@@ -131,6 +142,18 @@ fn a_wrong_option_says_what_would_be_right() {
         ("-s", "option '-s' needs a value (COMMAND); try 'qemu-ga --help'"),
         ("--verbose=3", "option '--verbose' takes no value, but '3' is given; try 'qemu-ga --help'"),
         ("-v=1", "unknown option '-='; try 'qemu-ga --help'"),
+        (
+            "--fsfreeze-timeout=1h",
+            "option '--fsfreeze-timeout': the value '1h' of fsfreeze-timeout is no number of seconds from 0 to 31536000",
+        ),
+        (
+            "-D|--fsfreeze-hook-timeout|0",
+            "option '--fsfreeze-hook-timeout': the value '0' of fsfreeze-hook-timeout is no number of seconds from 1 to 86400",
+        ),
+        (
+            "--fsfreeze-hook-",
+            "option '--fsfreeze-hook-' is ambiguous: it could be '--fsfreeze-hook-dir' or '--fsfreeze-hook-timeout'; try 'qemu-ga --help'",
+        ),
         ("-b|guest-pings", "option '-b': unknown command 'guest-pings': did you mean 'guest-ping'?"),
         ("-m|unix-listen", "the method 'unix-listen' needs a path: give one with '--path'"),
         ("-D|-m|unix-listen", "the method 'unix-listen' needs a path: give one with '--path'"),
@@ -219,7 +242,8 @@ fn a_socket_handed_over_replaces_method_and_path() {
 fn the_help_names_every_option_and_the_true_defaults() {
     let help = help();
     for option in OPTIONS.iter().filter(|option| option.effect != Effect::Ignored) {
-        assert!(help.contains(&format!("\n  -{}, --{}", option.short, option.long.unwrap())), "{option:?}");
+        let short = option.short.map_or(String::new(), |short| format!("-{short}, "));
+        assert!(help.contains(&format!("\n  {short}--{}", option.long.unwrap())), "{option:?}");
     }
     for text in [
         DEFAULT_CONFIG_PATH,
@@ -228,6 +252,9 @@ fn the_help_names_every_option_and_the_true_defaults() {
         DEFAULT_PIDFILE,
         DEFAULT_STATEDIR,
         DEFAULT_FSFREEZE_HOOK,
+        crate::config::DEFAULT_FSFREEZE_HOOK_DIR,
+        &format!("(default: {})", crate::config::DEFAULT_FSFREEZE_HOOK_TIMEOUT.as_secs()),
+        &format!("(default: {})", crate::config::DEFAULT_FSFREEZE_TIMEOUT.as_secs()),
         "<cid>:<port>",
     ] {
         assert!(help.contains(text), "{text}");

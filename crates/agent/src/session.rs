@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use qga_protocol::fsfreeze::Thaw;
 use qga_protocol::message::Request;
 use qga_protocol::session::{Sync, SyncDelimited};
 use qga_protocol::stream::{Decoder, Event};
@@ -106,6 +107,9 @@ impl Session<'_> {
             log::debug!("read data, count: {}, data: {}", request.text_bytes(), Shown(&request));
         }
         let info = registry::find(&request.name()).map(|entry| entry.info);
+        if info.is_some_and(|info| info.name == Thaw::INFO.name) {
+            self.agent.freezer.note_thaw_wish();
+        }
         if info.is_some_and(is_sync) && !self.lane.settles() {
             self.lane.give_up();
             self.lane = Lane::new(self.agent, self.lane.voice.sibling());

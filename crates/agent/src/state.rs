@@ -22,6 +22,11 @@ const LAST_BELIEVED_HANDLE: i64 = i64::MAX - (1 << 32);
 /// A counter's file has some thirty bytes.
 const MAX_STATE_BYTES: u64 = 64 * 1024;
 
+/// The file in a state directory whose existence says that file systems are frozen.
+pub fn frozen_marker(directory: &Path) -> PathBuf {
+    directory.join("qga.state.isfrozen")
+}
+
 /// The state directory of a running agent.
 #[derive(Debug)]
 pub struct State {
@@ -46,7 +51,7 @@ impl State {
                 .map_err(|error| Failure::of(act("create"), &error))?;
         }
         let mut state = Self { directory: directory.to_owned(), next_handle: FIRST_HANDLE };
-        let is_frozen = match std::fs::symlink_metadata(state.frozen_marker()) {
+        let is_frozen = match std::fs::symlink_metadata(frozen_marker(directory)) {
             Ok(_) => true,
             Err(error) if error.kind() == ErrorKind::NotFound => false,
             Err(error) => return Err(Failure::of(act("read"), &error)),
@@ -74,19 +79,6 @@ impl State {
         })?;
         self.next_handle = next;
         Ok(handle)
-    }
-
-    /// The file whose existence says that file systems are frozen.
-    #[must_use]
-    pub fn frozen_marker(&self) -> PathBuf {
-        self.directory.join("qga.state.isfrozen")
-    }
-
-    /// Whether this agent or a former one has left the mark. What cannot be read counts as a mark: then only what is
-    /// safe while frozen is allowed.
-    #[must_use]
-    pub fn is_marked_frozen(&self) -> bool {
-        !matches!(std::fs::symlink_metadata(self.frozen_marker()), Err(error) if error.kind() == ErrorKind::NotFound)
     }
 
     fn counter_file(&self) -> PathBuf {
@@ -214,12 +206,10 @@ mod tests {
     #[test]
     fn a_marked_agent_writes_nothing_at_start() {
         let directory = tempfile::tempdir().unwrap();
-        let state = State::open(directory.path()).unwrap();
-        assert!(!state.is_marked_frozen());
+        State::open(directory.path()).unwrap();
         std::fs::remove_file(directory.path().join("qga.state")).unwrap();
-        std::fs::write(state.frozen_marker(), "").unwrap();
-        let state = State::open(directory.path()).unwrap();
-        assert!(state.is_marked_frozen());
+        std::fs::write(frozen_marker(directory.path()), "").unwrap();
+        State::open(directory.path()).unwrap();
         assert!(!directory.path().join("qga.state").exists());
     }
 }

@@ -1,14 +1,15 @@
-//! Runs the system's own programs, such as chpasswd(8), for commands that need one.
+//! Runs the system's own programs, such as chpasswd(8), for commands that need one, and those an administrator names.
 //!
-//! Such a program is looked for in fixed places, gets a small fixed environment, is waited for until it ends itself,
-//! whoever else holds its output, and is killed when that takes too long. What clients start is in
+//! The former are looked for in fixed places and get a small fixed environment. All are waited for until they end
+//! themselves, whoever else holds their output, and are killed when that takes too long. What clients start is in
 //! [`programs`](crate::programs).
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 
+use crate::options::ACTIVATION_VARIABLES;
 use crate::programs::Exit;
 use crate::root::Root;
 
@@ -34,8 +36,12 @@ const DIRECTORIES: [&str; 7] = [
 ];
 /// All of a program's environment: messages in English, and a search path for scripts.
 const ENVIRONMENT: [&str; 2] = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"];
+/// What runs a script without a first line that says what runs it, as execvp(3) has it.
+const SHELL: &str = "/bin/sh";
 /// Bytes kept of the output; the rest is read and dropped.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
+/// Characters of the output that an error repeats.
+const FAILURE_CHARACTERS_MAX: usize = 500;
 /// The longest wait for output before the program itself is looked at again.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 /// How long a killed program may take to go.
@@ -45,14 +51,14 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tool {
     file: PathBuf,
-    /// Its name and the arguments that always come first.
+    /// Its name and the arguments that always come first; none if an administrator named the file.
     words: Vec<String>,
 }
 
 /// What a program left.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// How it ended; `None` if it was killed because it took too long.
+    /// How it ended; `None` if it was killed, because it took too long or was not wanted any more.
     pub exit: Option<Exit>,
     /// What it wrote, without blanks at its ends; standard output and standard error as they came.
     pub output: String,
@@ -61,23 +67,46 @@ pub struct Ended {
 impl Tool {
     /// Looks for a program, and for busybox's if there is no other.
     pub fn find(root: &Root, name: &str) -> Option<Self> {
-        let in_directories = |name: &str| {
-            DIRECTORIES.iter().map(|directory| root.path(Path::new(directory).join(name))).find(|path| path.is_file())
-        };
-        let alone = in_directories(name).map(|file| Self { file, words: vec![name.to_owned()] });
-        alone.or_else(|| {
-            let words = vec!["busybox".to_owned(), name.to_owned()];
-            in_directories("busybox").map(|file| Self { file, words })
-        })
+        Self::find_alone(root, name).or_else(|| Self::of_busybox(root, name))
+    }
+
+    /// Looks for a program, which may be a link to busybox.
+    pub fn find_alone(root: &Root, name: &str) -> Option<Self> {
+        in_directories(root, name).map(|file| Self { file, words: vec![name.to_owned()] })
+    }
+
+    /// The program of that name in busybox, if there is a busybox; whether it has the program shows when it runs.
+    pub fn of_busybox(root: &Root, name: &str) -> Option<Self> {
+        let words = vec!["busybox".to_owned(), name.to_owned()];
+        in_directories(root, "busybox").map(|file| Self { file, words })
+    }
+
+    /// A program that an administrator named by its file: as from the original, that is its name too, and it gets the
+    /// agent's own environment.
+    pub fn at(file: PathBuf) -> Self {
+        Self { file, words: Vec::new() }
     }
 
     /// Runs it with arguments and with `input` on its standard input, and waits until it has ended.
     pub fn run(&self, arguments: &[&str], input: &[u8], patience: Duration) -> io::Result<Ended> {
-        let text = |bytes: &[u8]| CString::new(bytes).map_err(|_| io::Error::from(Errno::INVAL));
-        let words = self.words.iter().map(String::as_str).chain(arguments.iter().copied());
-        let arguments = words.map(|word| text(word.as_bytes())).collect::<io::Result<Vec<_>>>()?;
-        let environment =
-            ENVIRONMENT.map(|entry| text(entry.as_bytes())).into_iter().collect::<io::Result<Vec<_>>>()?;
+        self.run_unless(&|| false, arguments, input, patience)
+    }
+
+    /// As [`run`](Self::run), but kills it as soon as it is `cancelled`.
+    pub fn run_unless(
+        &self,
+        cancelled: &dyn Fn() -> bool,
+        arguments: &[&str],
+        input: &[u8],
+        patience: Duration,
+    ) -> io::Result<Ended> {
+        let is_named_by_file = self.words.is_empty();
+        let own_name = is_named_by_file.then_some(self.file.as_os_str());
+        let words = own_name.into_iter().chain(self.words.iter().map(OsStr::new));
+        let words = words.chain(arguments.iter().map(OsStr::new));
+        let mut arguments = words.map(text).collect::<io::Result<Vec<_>>>()?;
+        let environment = if is_named_by_file { own_environment() } else { ENVIRONMENT.map(OsString::from).to_vec() };
+        let environment = environment.iter().map(|entry| text(entry)).collect::<io::Result<Vec<_>>>()?;
         let (stdin, feed) = if input.is_empty() {
             (OwnedFd::from(File::open("/dev/null")?), None)
         } else {
@@ -87,17 +116,68 @@ impl Tool {
         };
         let (output, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::fs::fcntl_setfl(&output, OFlags::NONBLOCK)?;
-        let file = text(self.file.as_os_str().as_bytes())?;
+        let file = text(self.file.as_os_str())?;
         let streams = [stdin.as_fd(), theirs.as_fd(), theirs.as_fd()];
-        let program =
-            qga_sys::spawn::Program { file: &file, arguments: &arguments, environment: &environment, streams };
-        let pid = Pid::from_raw(program.start()?).ok_or(Errno::SRCH)?;
+        let start = |file: &CStr, arguments: &[CString]| {
+            qga_sys::spawn::Program { file, arguments, environment: &environment, streams }.start()
+        };
+        let pid = match start(&file, &arguments) {
+            Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
+                let shell = text(OsStr::new(SHELL))?;
+                arguments.splice(..1, [shell.clone(), file]);
+                start(&shell, &arguments)
+            }
+            started => started,
+        };
+        let pid = Pid::from_raw(pid?).ok_or(Errno::SRCH)?;
         drop((stdin, theirs));
         let mut running = Running { pid, feed, unsent: input, output, kept: Vec::new(), output_ended: false };
-        let exit = running.wait(patience);
+        let exit = running.wait(patience, cancelled);
         let output = String::from_utf8_lossy(&running.kept).trim().to_owned();
         Ok(Ended { exit: exit?, output })
     }
+}
+
+/// A program's file, if it is where programs are.
+fn in_directories(root: &Root, name: &str) -> Option<PathBuf> {
+    DIRECTORIES.iter().map(|directory| root.path(Path::new(directory).join(name))).find(|path| path.is_file())
+}
+
+/// As it is typed, without its directory.
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words.join(" "))
+    }
+}
+
+impl Ended {
+    /// Why it is no success: `exit status 1: <output>`. The output is a line, and not longer than a reader bears.
+    pub fn failure(&self, patience: Duration) -> Option<String> {
+        let how = match self.exit {
+            Some(Exit::Code(0)) => return None,
+            Some(Exit::Code(code)) => format!("exit status {code}"),
+            Some(Exit::Signal(signal)) => format!("ended by signal {signal}"),
+            None => format!("did not end in {} s and was killed", patience.as_secs()),
+        };
+        let lines = self.output.lines().map(str::trim).filter(|line| !line.is_empty());
+        let output: String = lines.collect::<Vec<_>>().join(", ").chars().take(FAILURE_CHARACTERS_MAX).collect();
+        Some(if output.is_empty() { how } else { format!("{how}: {output}") })
+    }
+}
+
+fn text(word: &OsStr) -> io::Result<CString> {
+    CString::new(word.to_owned().into_vec()).map_err(|_| Errno::INVAL.into())
+}
+
+/// The agent's environment, but for what speaks of its own process.
+fn own_environment() -> Vec<OsString> {
+    let inherited = std::env::vars_os().filter(|(name, _)| !ACTIVATION_VARIABLES.iter().any(|known| name == known));
+    let entries = inherited.map(|(mut entry, value)| {
+        entry.push("=");
+        entry.push(value);
+        entry
+    });
+    entries.collect()
 }
 
 /// A program at work.
@@ -112,7 +192,7 @@ struct Running<'a> {
 
 impl Running<'_> {
     /// Serves its pipes until it has ended; kills it when that takes too long.
-    fn wait(&mut self, patience: Duration) -> io::Result<Option<Exit>> {
+    fn wait(&mut self, patience: Duration, cancelled: &dyn Fn() -> bool) -> io::Result<Option<Exit>> {
         let started = Instant::now();
         loop {
             let exit = self.ended()?;
@@ -121,7 +201,7 @@ impl Running<'_> {
             if exit.is_some() {
                 return Ok(exit);
             }
-            if started.elapsed() > patience {
+            if started.elapsed() > patience || cancelled() {
                 self.kill();
                 return Ok(None);
             }

@@ -68,4 +68,16 @@ fn busybox_serves_if_nothing_else_does() {
     write_script(&root, "/bin/busybox", "echo \"$1 $2\"");
     assert_eq!(Tool::find(&root, "chpasswd").unwrap().run(&["-e"], b"", LONG).unwrap().output, "chpasswd -e");
     assert_eq!(Tool::find(&Root::at("/nonexistent"), "chpasswd"), None);
+    assert_eq!(Tool::find_alone(&root, "chpasswd"), None);
+    assert_eq!(Tool::of_busybox(&root, "halt").unwrap().to_string(), "busybox halt");
+}
+
+#[test]
+fn a_failure_is_told_in_one_line() {
+    let told = |exit, output: &str| Ended { exit, output: output.to_owned() }.failure(LONG);
+    assert_eq!(told(Some(Exit::Code(0)), "noise"), None);
+    assert_eq!(told(Some(Exit::Code(1)), "no\n\n  way").unwrap(), "exit status 1: no, way");
+    assert_eq!(told(Some(Exit::Signal(9)), "").unwrap(), "ended by signal 9");
+    assert_eq!(told(None, "").unwrap(), "did not end in 60 s and was killed");
+    assert!(told(Some(Exit::Code(1)), &"x".repeat(1 << 16)).unwrap().len() < 600);
 }

@@ -59,7 +59,7 @@ command! {
 }
 
 command! {
-    "guest-fsfreeze-thaw", since "0.15.0", reply i64, rules { while_frozen: true, exclusive: true },
+    "guest-fsfreeze-thaw", since "0.15.0", reply i64, rules { while_frozen: true },
     /// Thaws all frozen file systems and returns how many it thawed.
     ///
     /// A thaw while nothing is frozen is no error and returns 0. The hook script, if there is one, is run with `thaw`

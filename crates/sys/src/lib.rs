@@ -10,9 +10,13 @@ pub mod daemon;
 pub mod descriptor;
 #[cfg(target_os = "linux")]
 pub mod filesystem;
+#[cfg(unix)]
+pub mod init;
 #[cfg(target_os = "linux")]
 pub mod lease;
 #[cfg(target_os = "linux")]
 pub mod nvme;
+#[cfg(target_os = "linux")]
+pub mod rtc;
 #[cfg(unix)]
 pub mod spawn;

@@ -1,15 +1,17 @@
 //! The commands, a module for each family. [`FAMILIES`] is what the registry serves.
 
-mod accounts;
+pub mod accounts;
 mod cpu;
 pub mod exec;
 pub mod file;
+pub mod fsfreeze;
 mod identity;
 mod memory;
-mod network;
+pub mod network;
+mod power;
 mod session;
-mod storage;
-mod time;
+pub mod storage;
+pub mod time;
 
 use crate::registry::Entry;
 
@@ -18,10 +20,12 @@ pub const FAMILIES: &[&[Entry]] = &[
     session::ENTRIES,
     file::ENTRIES,
     exec::ENTRIES,
+    fsfreeze::ENTRIES,
     storage::ENTRIES,
     network::ENTRIES,
     cpu::ENTRIES,
     memory::ENTRIES,
+    power::ENTRIES,
     time::ENTRIES,
     identity::ENTRIES,
     accounts::ENTRIES,

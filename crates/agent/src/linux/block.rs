@@ -73,19 +73,27 @@ pub fn slaves(root: &Root, path: &Path) -> Option<Vec<PathBuf>> {
 
 /// The devices at the bottom, each once.
 pub fn leaves(root: &Root, tops: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut devices = stack(root, tops);
+    devices.retain(|path| !is_built_upon_others(path));
+    devices
+}
+
+/// Devices and all that they are built upon, each once, from above to below.
+pub fn stack(root: &Root, tops: Vec<PathBuf>) -> Vec<PathBuf> {
     let (mut pending, mut seen, mut found) = (tops, HashSet::new(), Vec::new());
     pending.reverse();
     while let Some(path) = pending.pop() {
         if !seen.insert(path.clone()) {
             continue;
         }
-        if !is_built_upon_others(&path) {
-            found.push(path);
-            continue;
+        if is_built_upon_others(&path) {
+            // A partition lies where its disk lies.
+            match path.parent().filter(|parent| *parent != Path::new(VIRTUAL)) {
+                Some(whole) => pending.push(whole.to_owned()),
+                None => pending.extend(slaves(root, &path).unwrap_or_default().into_iter().rev()),
+            }
         }
-        // A partition lies where its disk lies.
-        let whole = path.parent().filter(|parent| *parent != Path::new(VIRTUAL)).unwrap_or(&path);
-        pending.extend(slaves(root, whole).unwrap_or_default().into_iter().rev());
+        found.push(path);
     }
     found
 }

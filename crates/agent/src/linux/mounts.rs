@@ -1,6 +1,9 @@
-//! The mounts of the agent's own mount namespace that have a block device, in the kernel's order.
+//! The mounts of the agent's own mount namespace, in the kernel's order, and which of them have a block device.
+//!
+//! The kernel's own list is `mountinfo`. Where it cannot be read there is the older `mounts`, which tells less: devices
+//! are found by their nodes, and what is mounted on what by the mount points.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,7 +16,9 @@ use crate::error::Error;
 use crate::root::Root;
 
 /// Where the kernel lists the mounts.
-const MOUNTS: &str = "/proc/self/mountinfo";
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// Where it lists them in the notation of fstab(5).
+const MOUNTS: &str = "/proc/self/mounts";
 
 /// The number of a block device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,27 +46,42 @@ impl fmt::Display for DeviceNumber {
 /// A mounted file system.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mount {
+    /// The mount's number, used by no other mount of this moment.
+    pub id: u32,
+    /// The number of the mount that it is mounted on; one that is not listed for the topmost.
+    pub parent_id: u32,
     /// Its device; major 0 if it has none.
     pub device: DeviceNumber,
+    /// The part of the file system that is mounted: `/`, or a directory of it.
+    pub root: PathBuf,
     /// Where it is mounted: any bytes.
     pub mountpoint: PathBuf,
+    /// Whether the file system takes no writes. One that takes them by another mount does take writes.
+    pub is_read_only: bool,
     /// The kernel's name of its kind: `ext4`.
     pub kind: String,
     /// What was mounted: `/dev/vda1`.
     pub source: PathBuf,
 }
 
+/// All mounts, in the kernel's order.
+pub fn all(root: &Root) -> Result<Vec<Mount>, Error> {
+    if let Ok(text) = root.read(MOUNTINFO) {
+        return Ok(lines(&text).filter_map(Mount::parse).collect());
+    }
+    let text = root.read(MOUNTS).map_err(|error| Error::io(format!("failed to open mtab file: '{MOUNTS}'"), &error))?;
+    Ok(from_mounts(root, &text))
+}
+
 /// The file systems with a block device, each where it is mounted first.
 pub fn with_devices(root: &Root) -> Result<Vec<Mount>, Error> {
-    let text = root.read(MOUNTS).map_err(|error| Error::io(format!("failed to read '{MOUNTS}'"), &error))?;
     let mut seen = HashSet::new();
-    let mounts =
-        text.split(|byte| *byte == b'\n').filter_map(Mount::parse).filter_map(|mount| with_device(root, mount));
+    let mounts = all(root)?.into_iter().filter_map(|mount| with_device(root, mount));
     Ok(mounts.filter(|mount| seen.insert(mount.device)).collect())
 }
 
 /// The mount if it has a device. A btrfs has a number of its own, as it may lie on several devices; its source is one.
-fn with_device(root: &Root, mount: Mount) -> Option<Mount> {
+pub(crate) fn with_device(root: &Root, mount: Mount) -> Option<Mount> {
     if mount.device.major != 0 {
         return Some(mount);
     }
@@ -72,7 +92,7 @@ fn with_device(root: &Root, mount: Mount) -> Option<Mount> {
 }
 
 /// The number of a device node; by its name if there is no node, as in a container.
-fn device_of_node(root: &Root, node: &Path) -> Option<DeviceNumber> {
+pub(crate) fn device_of_node(root: &Root, node: &Path) -> Option<DeviceNumber> {
     if let Ok(found) = stat(root.path(node))
         && FileType::from_raw_mode(found.st_mode) == FileType::BlockDevice
     {
@@ -83,21 +103,65 @@ fn device_of_node(root: &Root, node: &Path) -> Option<DeviceNumber> {
     Uevent::read(root, &Path::new("/sys/class/block").join(name)).number
 }
 
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n')
+}
+
 impl Mount {
     /// Reads a line: `36 35 98:0 /in/it /mnt rw,noatime master:1 - ext4 /dev/root rw`.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut words = line.split(|byte| *byte == b' ');
-        let device = DeviceNumber::parse(std::str::from_utf8(words.nth(2)?).ok()?)?;
-        let mountpoint = unescape(words.nth(1)?);
-        // Some optional words, then a dash.
+        let mut text = || std::str::from_utf8(words.next()?).ok();
+        let (id, parent_id) = (text()?.parse().ok()?, text()?.parse().ok()?);
+        let device = DeviceNumber::parse(text()?)?;
+        let (root, mountpoint) = (unescape(words.next()?), unescape(words.next()?));
+        // The mount's own options and some optional words, then a dash.
         words.find(|word| *word == b"-")?;
-        let kind = String::from_utf8_lossy(unescape(words.next()?).as_os_str().as_bytes()).into_owned();
-        Some(Self { device, mountpoint, kind, source: unescape(words.next()?) })
+        let (kind, source) = (kind(words.next()?), unescape(words.next()?));
+        let is_read_only = words.next().is_some_and(says_read_only);
+        Some(Self { id, parent_id, device, root, mountpoint, is_read_only, kind, source })
     }
 }
 
+/// Reads lines of fstab(5): `/dev/vda1 /mnt ext4 rw,noatime 0 0`. Mounts are numbered by their lines.
+fn from_mounts(root: &Root, text: &[u8]) -> Vec<Mount> {
+    let mut found = Vec::new();
+    let mut numbers = HashMap::new();
+    for (id, line) in (1..).zip(lines(text)) {
+        let mut words = line.split(|byte| *byte == b' ');
+        let [Some(source), Some(mountpoint), Some(kind_word), Some(options)] = std::array::from_fn(|_| words.next())
+        else {
+            continue;
+        };
+        let (source, mountpoint, kind) = (unescape(source), unescape(mountpoint), kind(kind_word));
+        let is_remote = !source.has_root() || ["smbfs", "cifs"].contains(&kind.as_str());
+        let device = if is_remote { None } else { device_of_node(root, &source) };
+        found.push(Mount {
+            id,
+            parent_id: mountpoint.ancestors().find_map(|above| numbers.get(above).copied()).unwrap_or(0),
+            device: device.unwrap_or(DeviceNumber { major: 0, minor: 0 }),
+            root: "/".into(),
+            mountpoint: mountpoint.clone(),
+            is_read_only: says_read_only(options),
+            kind,
+            source,
+        });
+        numbers.insert(mountpoint, id);
+    }
+    found
+}
+
+fn kind(word: &[u8]) -> String {
+    String::from_utf8_lossy(unescape(word).as_os_str().as_bytes()).into_owned()
+}
+
+/// Whether options have `ro` among them.
+fn says_read_only(options: &[u8]) -> bool {
+    options.split(|byte| *byte == b',').any(|option| option == b"ro")
+}
+
 /// Undoes the kernel's `\040` for a blank and the like.
-fn unescape(word: &[u8]) -> PathBuf {
+pub(crate) fn unescape(word: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((&first, after)) = rest.split_first() {
@@ -119,18 +183,69 @@ fn unescape(word: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{DeviceNumber, Mount, unescape};
+    use super::{DeviceNumber, MOUNTINFO, MOUNTS, Mount, all, unescape, with_devices};
+    use crate::root::Root;
+    use std::fs;
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
     fn optional_words_before_the_dash_are_passed_over() {
         for optional in ["", "shared:1 ", "shared:1 master:2 propagate_from:3 "] {
-            let line = format!("36 35 98:0 / /mnt rw,noatime {optional}- ext4 /dev/root rw");
-            let mount = Mount::parse(line.as_bytes()).unwrap();
-            assert_eq!(mount.device, DeviceNumber { major: 98, minor: 0 });
-            assert_eq!((mount.mountpoint.to_str(), mount.kind.as_str()), (Some("/mnt"), "ext4"));
-            assert_eq!(mount.source.to_str(), Some("/dev/root"));
+            let line = format!("36 35 98:0 /in\\040it /mnt rw,noatime {optional}- ext4 /dev/root rw,errors=continue");
+            let expected = Mount {
+                id: 36,
+                parent_id: 35,
+                device: DeviceNumber { major: 98, minor: 0 },
+                root: "/in it".into(),
+                mountpoint: "/mnt".into(),
+                is_read_only: false,
+                kind: "ext4".to_owned(),
+                source: "/dev/root".into(),
+            };
+            assert_eq!(Mount::parse(line.as_bytes()), Some(expected));
         }
+    }
+
+    #[test]
+    fn a_file_system_is_read_only_if_it_is_so_itself() {
+        let is_read_only = |mount: &str, filesystem: &str| {
+            let line = format!("1 0 254:0 / / {mount} - ext4 /dev/vda {filesystem}");
+            Mount::parse(line.as_bytes()).unwrap().is_read_only
+        };
+        assert!(is_read_only("ro,noatime", "ro"));
+        assert!(is_read_only("ro", "errors=x,ro"));
+        assert!(!is_read_only("ro", "rw"));
+        assert!(!is_read_only("rw", "rw,errors=remount-ro"));
+    }
+
+    #[test]
+    fn without_the_kernels_list_the_older_one_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        for (name, number) in [("vda1", "254:1"), ("mapper!data", "253:0")] {
+            let path = root.path(format!("/sys/class/block/{name}"));
+            fs::create_dir_all(&path).unwrap();
+            let (major, minor) = number.split_once(':').unwrap();
+            fs::write(path.join("uevent"), format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n")).unwrap();
+        }
+        fs::create_dir_all(root.path("/proc/self")).unwrap();
+        let text = "rootfs / rootfs rw 0 0\n/dev/vda1 / ext4 rw,relatime 0 0\n//srv/x /mnt cifs rw 0 0\n\
+                    proc /proc proc rw 0 0\n/dev/gone /gone ext4 rw 0 0\nbroken\n\
+                    /dev/mapper/data /a\\040b btrfs ro,subvol=/x 0 0\n/dev/vda1 /a\\040b/c ext4 rw 0 0\n";
+        fs::write(root.path(MOUNTS), text).unwrap();
+        let found = with_devices(&root).unwrap();
+        let seen: Vec<_> =
+            found.iter().map(|mount| (mount.mountpoint.to_str().unwrap(), mount.device.to_string())).collect();
+        assert_eq!(seen, [("/", "254:1".to_owned()), ("/a b", "253:0".to_owned())]);
+        assert_eq!([found[0].is_read_only, found[1].is_read_only], [false, true]);
+        let parents: Vec<_> = all(&root).unwrap().iter().map(|mount| (mount.id, mount.parent_id)).collect();
+        assert_eq!(parents, [(1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (7, 2), (8, 7)]);
+
+        fs::write(root.path(MOUNTINFO), "1 0 254:7 / /only rw - ext4 /dev/vda7 rw\n").unwrap();
+        assert_eq!(with_devices(&root).unwrap()[0].mountpoint.to_str(), Some("/only"));
+        fs::remove_file(root.path(MOUNTINFO)).unwrap();
+        fs::remove_file(root.path(MOUNTS)).unwrap();
+        assert!(all(&root).unwrap_err().desc.starts_with("failed to open mtab file: '/proc/self/mounts': "));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod as_user;
 mod key_file;
 mod password;
-mod users;
+pub mod users;
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};

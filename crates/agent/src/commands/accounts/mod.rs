@@ -4,9 +4,9 @@
 //! A host says who may log in; a user of the guest must gain nothing from that. So the keys are read and written with
 //! the user's own rights alone.
 
-mod keys;
+pub mod keys;
 #[cfg(target_os = "linux")]
-mod linux;
+pub mod linux;
 
 use qga_protocol::accounts::{
     AddAuthorizedKeys, AuthorizedKeys, GetAuthorizedKeys, RemoveAuthorizedKeys, SetUserPassword,

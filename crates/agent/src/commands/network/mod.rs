@@ -3,7 +3,7 @@
 //! Both only read. What the kernel tells is bounded before it becomes a reply; nothing here waits for the network.
 
 #[cfg(target_os = "linux")]
-mod linux;
+pub mod linux;
 
 use qga_protocol::network::{GetInterfaces, GetRoute, NetworkInterface, NetworkRoute};
 

@@ -5,7 +5,8 @@
 
 mod address;
 mod counters;
-mod smart;
+pub mod smart;
+mod trim;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use qga_protocol::storage::{DiskBusType, DiskInfo, FilesystemInfo};
 
 pub use self::counters::disk_stats;
+pub use self::trim::trim;
 use crate::error::Error;
 use crate::linux::block;
 use crate::linux::mounts::{self, Mount};
@@ -125,7 +127,7 @@ mod tests {
     fn a_machine_without_mounts_is_an_error_that_names_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let error = filesystems(&Root::at(directory.path())).unwrap_err();
-        assert_eq!(error.desc, "failed to read '/proc/self/mountinfo': No such file or directory");
+        assert_eq!(error.desc, "failed to open mtab file: '/proc/self/mounts': No such file or directory");
     }
 
     #[test]

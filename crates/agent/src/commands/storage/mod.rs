@@ -1,11 +1,14 @@
-//! guest-get-fsinfo, guest-get-disks, guest-get-diskstats.
+//! guest-fstrim, guest-get-fsinfo, guest-get-disks, guest-get-diskstats.
 //!
-//! What is mounted, on which disk, and where the host finds that disk. Nothing here changes anything.
+//! What is mounted, on which disk, and where the host finds that disk. Only trimming changes something, and that not in
+//! what a file system holds.
 
 #[cfg(target_os = "linux")]
-mod linux;
+pub mod linux;
 
-use qga_protocol::storage::{DiskInfo, DiskStatsInfo, FilesystemInfo, GetDiskStats, GetDisks, GetFsInfo};
+use qga_protocol::storage::{
+    DiskInfo, DiskStatsInfo, FilesystemInfo, GetDiskStats, GetDisks, GetFsInfo, Trim, TrimReport,
+};
 
 use self::linux as os;
 use crate::dispatch::Call;
@@ -13,7 +16,15 @@ use crate::error::Error;
 use crate::registry::{Entry, Outcome, Run, family};
 
 /// The family's commands.
-pub const ENTRIES: &[Entry] = family![GetFsInfo, GetDisks, GetDiskStats];
+pub const ENTRIES: &[Entry] = family![Trim, GetFsInfo, GetDisks, GetDiskStats];
+
+impl Run for Trim {
+    fn run(self, call: &Call<'_>) -> Result<Outcome<TrimReport>, Error> {
+        // A negative number is a very large one, as in the original.
+        let minimum_bytes = self.minimum.unwrap_or(0).cast_unsigned();
+        Ok(os::trim(&call.agent.root, minimum_bytes, || call.note_progress())?.into())
+    }
+}
 
 impl Run for GetFsInfo {
     fn run(self, call: &Call<'_>) -> Result<Outcome<Vec<FilesystemInfo>>, Error> {

@@ -23,9 +23,9 @@ const UTC: &str = "UTC";
 #[derive(Debug, Default)]
 pub struct Environment {
     /// `TZ`.
-    zone: Option<String>,
+    pub zone: Option<String>,
     /// `TZDIR`: where the zone files are instead.
-    directory: Option<String>,
+    pub directory: Option<String>,
 }
 
 impl Environment {

@@ -58,7 +58,7 @@ fn of_services(root: &Root, name: &str) -> Result<Option<Account>, String> {
 }
 
 /// The first well-formed line for a name, or for any.
-fn entry(passwd: &[u8], name: Option<&str>) -> Option<Account> {
+pub fn entry(passwd: &[u8], name: Option<&str>) -> Option<Account> {
     passwd.split(|&byte| byte == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|&byte| byte == b':').collect();
         let [found, _, uid, gid, _, home, _] = fields[..] else { return None };

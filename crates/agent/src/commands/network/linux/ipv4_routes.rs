@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use qga_protocol::network::NetworkRoute;
 
-use super::netlink::{AF_INET, Attributes, number, short};
+use super::netlink::{AF_INET, Attributes, THINGS_MAX, number, short};
 use super::next_hops::{Hop, NextHop, hops_of, ipv4_address};
 
 const FIXED_BYTES: usize = 12;
@@ -135,8 +135,14 @@ pub fn names_next_hops(route: &Route) -> bool {
     route.next_hop_number.is_some()
 }
 
-/// The reply's entries for a route, one for each hop whose interface is still there.
-pub fn entries(
+/// The reply's entries for the routes, in their order; no more than anybody can use, as each route may lead to a group of
+/// many hops.
+pub fn listed(routes: &[Route], next_hops: &HashMap<u32, NextHop>, names: &HashMap<u32, String>) -> Vec<NetworkRoute> {
+    routes.iter().flat_map(|route| entries(route, next_hops, names)).take(THINGS_MAX).collect()
+}
+
+/// The entries for a route, one for each hop whose interface is still there.
+fn entries(
     route: &Route,
     next_hops: &HashMap<u32, NextHop>,
     names: &HashMap<u32, String>,

@@ -11,12 +11,12 @@
 //! because the socket has no count of references and not all flags; for IPv4 the socket is, because the text file has
 //! neither the MTU nor the second and further next hops.
 
-mod addresses;
-mod interfaces;
-mod ipv4_routes;
-mod ipv6_routes;
-mod netlink;
-mod next_hops;
+pub mod addresses;
+pub mod interfaces;
+pub mod ipv4_routes;
+pub mod ipv6_routes;
+pub mod netlink;
+pub mod next_hops;
 
 use std::collections::HashMap;
 use std::io;
@@ -57,7 +57,7 @@ fn routes_of_ipv4() -> io::Result<Vec<NetworkRoute>> {
     };
     let links = dump(Question::Links, interfaces::read_link)?;
     let names: HashMap<u32, String> = links.into_iter().map(|link| (link.index, link.name)).collect();
-    Ok(routes.iter().flat_map(|route| ipv4_routes::entries(route, &next_hops, &names)).collect())
+    Ok(ipv4_routes::listed(&routes, &next_hops, &names))
 }
 
 #[cfg(test)]

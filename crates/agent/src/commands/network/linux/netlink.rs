@@ -10,7 +10,7 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with};
 
 /// Most things that one dump may bring: the reply is some ten megabytes then, which is what hosts read at most.
-const THINGS_MAX: usize = 65_536;
+pub const THINGS_MAX: usize = 65_536;
 /// How often a dump is asked for anew if what it tells of has changed meanwhile; then it is taken as it is.
 const ATTEMPTS_MAX: u32 = 4;
 /// What the kernel fills at most in one datagram of a dump.

@@ -7,7 +7,7 @@ use qga_protocol::network::{NetworkInterface, NetworkRoute};
 
 use super::addresses::{Address, read_address};
 use super::interfaces::{Link, joined, read_link};
-use super::ipv4_routes::{entries, read_route};
+use super::ipv4_routes::{listed, read_route};
 use super::ipv6_routes;
 use super::netlink::{Answer, Question, Reader};
 use super::next_hops::{by_number, read_next_hop};
@@ -80,7 +80,7 @@ fn routes(messages: &[Vec<u8>], next_hops: &[Vec<u8>]) -> Vec<NetworkRoute> {
     let names = HashMap::from([(2, "eth0".to_owned()), (3, "eth1".to_owned())]);
     let next_hops = by_number(read(Question::NextHops, read_next_hop, next_hops));
     let routes = read(Question::Ipv4Routes, read_route, messages);
-    routes.iter().flat_map(|route| entries(route, &next_hops, &names)).collect()
+    listed(&routes, &next_hops, &names)
 }
 
 #[test]
@@ -248,4 +248,16 @@ fn mutilated_messages_harm_nothing() {
     survives(Question::Ipv4Routes, read_route, &route(254, 1, 8, &attributes));
     let members = [attribute(1, &[1, 0, 0, 0]), attribute(2, &[2; 16])];
     survives(Question::NextHops, read_next_hop, &message(104, 2, &[0; 8], &members));
+}
+
+#[test]
+fn routes_to_large_groups_are_no_more_than_anybody_can_use() {
+    let next_hop = |number: u32, attributes: &[Vec<u8>]| {
+        message(104, 2, &[2, 0, 0, 0, 0, 0, 0, 0], &[&[attribute(1, &number.to_ne_bytes())], attributes].concat())
+    };
+    let members = [1_u32.to_ne_bytes(), [0; 4]].concat().repeat(4000);
+    let next_hops = [next_hop(1, &[attribute(5, &2_u32.to_ne_bytes())]), next_hop(9, &[attribute(2, &members)])];
+    let to_group = route(254, 1, 0, &[attribute(30, &9_u32.to_ne_bytes())]);
+    assert_eq!(routes(std::slice::from_ref(&to_group), &next_hops).len(), 4000);
+    assert_eq!(routes(&vec![to_group; 20], &next_hops).len(), 65_536);
 }

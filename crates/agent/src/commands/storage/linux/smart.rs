@@ -22,7 +22,7 @@ pub fn read(node: &str) -> Option<DiskSmart> {
 }
 
 /// Reads the log page as the NVM Express specification lays it out: numbers start with their lowest byte.
-fn parse(page: &[u8; qga_sys::nvme::SMART_BYTES]) -> NvmeSmart {
+pub fn parse(page: &[u8; qga_sys::nvme::SMART_BYTES]) -> NvmeSmart {
     let half = |offset: usize| {
         let bytes = &page[offset..offset + 8];
         bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte))

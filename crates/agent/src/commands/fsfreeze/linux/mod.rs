@@ -1,0 +1,20 @@
+//! Freezing on Linux: what is chosen, how it is done, and who watches over it.
+
+pub mod choice;
+pub mod guardian;
+pub mod holding;
+pub mod marker;
+pub mod opening;
+
+use std::path::{Path, PathBuf};
+
+/// Where an agent that comes later meets the guardian.
+pub fn meeting(marker: &Path) -> PathBuf {
+    marker.with_file_name("qga.state.guardian")
+}
+
+/// What a marker is renamed to when what it tells of was thawed without a `guest-fsfreeze-thaw`: the next agent tells it
+/// to the host.
+pub fn thawed_early(marker: &Path) -> PathBuf {
+    marker.with_file_name("qga.state.thawed")
+}

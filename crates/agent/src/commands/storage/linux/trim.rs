@@ -1,0 +1,172 @@
+//! Gives the free space of file systems back to their disks.
+//!
+//! Each file system is worked on by a thread of its own, one after the other. One that does not end in [`PATIENCE`] is
+//! left to its thread, and as long as that hangs nobody asks the same file system again.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use qga_protocol::storage::{TrimReport, TrimResult};
+use qga_sys::filesystem::TrimRange;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::error::{Error, cause_text};
+use crate::lane::STACK_BYTES;
+use crate::linux::mounts;
+use crate::root::Root;
+
+/// How long a file system may take. Large ones on slow disks take many minutes.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The mount points at which threads hang.
+static HANGING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// What becomes of the file system at a mount point.
+type Trim = fn(&Path, u64) -> Result<TrimRange, String>;
+
+/// Trims the file systems that have a block device. The last mounted is told first: clients know it like that.
+/// `progress` is called after each.
+pub fn trim(root: &Root, minimum_bytes: u64, progress: impl Fn()) -> Result<TrimReport, Error> {
+    // The system call can only speak of the machine that it is made on.
+    let of_one: Trim = if root.is_host() { of_one } else { |_, _| Err(UNSUPPORTED.to_owned()) };
+    let mounts = mounts::with_devices(root)?;
+    let mut paths = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        let outcome = within(PATIENCE, &mount.mountpoint, minimum_bytes, of_one);
+        if let Err(error) = &outcome {
+            log::info!("the file system at '{}' was not trimmed: {error}", mount.mountpoint.display());
+        }
+        progress();
+        let path = mount.mountpoint.to_string_lossy().into_owned();
+        paths.push(match outcome {
+            Ok(range) => TrimResult {
+                path,
+                trimmed: Some(range.length as i64),
+                minimum: Some(range.minimum as i64),
+                error: None,
+            },
+            Err(error) => TrimResult { path, trimmed: None, minimum: None, error: Some(error) },
+        });
+    }
+    paths.reverse();
+    Ok(TrimReport { paths })
+}
+
+/// The error of a file system or of a disk that knows nothing of free space.
+const UNSUPPORTED: &str = "trim not supported";
+
+fn of_one(mountpoint: &Path, minimum_bytes: u64) -> Result<TrimRange, String> {
+    let told = |act: &str, cause: &io::Error| format!("{act}: {}", cause_text(cause));
+    // What is mounted may be anything, even something that waits for somebody at the other end when it is opened.
+    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(without_waiting).open(mountpoint);
+    let file = file.map_err(|cause| told("failed to open", &cause))?;
+    let mut range = TrimRange { start: 0, length: u64::MAX, minimum: minimum_bytes };
+    match qga_sys::filesystem::trim(&file, &mut range) {
+        Ok(()) => Ok(range),
+        Err(cause)
+            if [Errno::NOTTY, Errno::OPNOTSUPP]
+                .map(|errno| Some(errno.raw_os_error()))
+                .contains(&cause.raw_os_error()) =>
+        {
+            Err(UNSUPPORTED.to_owned())
+        }
+        Err(cause) => Err(told("failed to trim", &cause)),
+    }
+}
+
+/// Trims one file system, and gives up on it after `patience`.
+fn within(patience: Duration, mountpoint: &Path, minimum_bytes: u64, of_one: Trim) -> Result<TrimRange, String> {
+    if hanging().iter().any(|known| known == mountpoint) {
+        return Err("failed to trim: an earlier attempt has not ended yet".to_owned());
+    }
+    let (report, reports) = mpsc::channel();
+    let (point, worker) = (mountpoint.to_owned(), thread::Builder::new().name("trim".to_owned()));
+    let started = worker.stack_size(STACK_BYTES).spawn(move || {
+        let outcome = of_one(&point, minimum_bytes);
+        let mut hanging = hanging();
+        if report.send(outcome).is_err() {
+            hanging.retain(|known| *known != point);
+            log::info!("trimming the file system at '{}' has ended after all", point.display());
+        }
+    });
+    started.map_err(|cause| format!("failed to trim: no thread for it: {}", cause_text(&cause)))?;
+    if let Ok(outcome) = reports.recv_timeout(patience) {
+        return outcome;
+    }
+    // From here on the thread cannot report any more, or it has reported just now.
+    let mut hanging = hanging();
+    if let Ok(outcome) = reports.try_recv() {
+        return outcome;
+    }
+    hanging.push(mountpoint.to_owned());
+    drop(reports);
+    Err(format!("failed to trim: no end after {} s", patience.as_secs()))
+}
+
+fn hanging() -> MutexGuard<'static, Vec<PathBuf>> {
+    HANGING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TrimRange, hanging, of_one, trim, within};
+    use crate::root::Root;
+    use std::cell::Cell;
+    use std::fs;
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn each_device_is_told_once_and_the_last_mounted_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        fs::create_dir_all(root.path("/proc/self")).unwrap();
+        let mounts = "1 0 254:1 / / rw - ext4 /dev/vda1 rw\n2 1 0:5 / /proc rw - proc proc rw\n\
+                      3 1 254:2 / /a\\040b rw - xfs /dev/vda2 rw\n4 1 254:1 /x /bound rw - ext4 /dev/vda1 rw\n";
+        fs::write(root.path("/proc/self/mountinfo"), mounts).unwrap();
+        let steps = Cell::new(0);
+        let report = trim(&root, 0, || steps.set(steps.get() + 1)).unwrap();
+        let told: Vec<_> = report.paths.iter().map(|result| (result.path.as_str(), result.error.as_deref())).collect();
+        assert_eq!(told, [("/a b", Some("trim not supported")), ("/", Some("trim not supported"))]);
+        assert_eq!(steps.get(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_trimmed_is_told_in_the_originals_words() {
+        let error = |path: &str| of_one(Path::new(path), 0).unwrap_err();
+        assert_eq!(error("/nonexistent"), "failed to open: No such file or directory");
+        assert_eq!(error("/proc"), "trim not supported");
+        assert_eq!(within(LONG, Path::new("/proc"), 0, of_one).unwrap_err(), "trim not supported");
+    }
+
+    #[test]
+    fn a_file_system_that_hangs_is_left_and_not_asked_again_until_it_answers() {
+        static DEAD: Mutex<()> = Mutex::new(());
+        fn hang(_: &Path, minimum: u64) -> Result<TrimRange, String> {
+            drop(DEAD.lock().map_err(|_| "the test has failed".to_owned())?);
+            Ok(TrimRange { start: 0, length: 1, minimum })
+        }
+        let point = Path::new("/hangs");
+        let dead = DEAD.lock().unwrap();
+        let error = within(Duration::from_millis(50), point, 0, hang).unwrap_err();
+        assert_eq!(error, "failed to trim: no end after 0 s");
+        let error = within(LONG, point, 0, hang).unwrap_err();
+        assert_eq!(error, "failed to trim: an earlier attempt has not ended yet");
+        drop(dead);
+        while hanging().iter().any(|known| known == point) {
+            std::thread::yield_now();
+        }
+        assert_eq!(within(LONG, point, 7, hang).unwrap(), TrimRange { start: 0, length: 1, minimum: 7 });
+    }
+}

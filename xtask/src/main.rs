@@ -10,6 +10,8 @@ mod launch;
 mod lease;
 mod original;
 mod packages;
+mod record;
+mod stall;
 mod style;
 mod test;
 mod vm;
@@ -33,10 +35,17 @@ const COMMANDS: &[Command] = &[
     ),
     (
         "fuzz",
-        "[--seconds N] [TARGET]...",
-        "feeds random input to the decoder, the arguments and both agents",
+        "[--seconds N] [--list] [TARGET]...",
+        "feeds random input to every reader of what comes from outside, N seconds to each",
         fuzz::main,
     ),
+    (
+        "record",
+        "[NAME] [--keep-names] [--from DIR] [--to DIR] [--script]",
+        "records this machine's files for the tests, without what tells whose it is",
+        record::main,
+    ),
+    ("stall", "[--save]", "measures and draws how long a freeze stops a program, under both agents", stall::main),
     ("build", "", "builds the agent as it is shipped, static, and prints where it is", build::main),
     ("docs-check", "", "checks that the links between the documents lead somewhere", test::check_links),
 ];

@@ -12,6 +12,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// Most bytes of one file of the system.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+/// What nearly no file of the kernel has more of.
+const USUAL_FILE_BYTES: usize = 4096;
 /// Most symbolic links followed on the way to a file, as in the kernel.
 const LINKS_MAX: usize = 40;
 
@@ -48,7 +50,8 @@ impl Root {
     /// A file's bytes.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         let file = fs::File::open(self.resolved(path.as_ref())?)?;
-        let mut bytes = Vec::new();
+        // Enough for nearly all of them, so that a file takes one call to read and one to see its end.
+        let mut bytes = Vec::with_capacity(USUAL_FILE_BYTES);
         file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 4 MiB"));

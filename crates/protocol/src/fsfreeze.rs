@@ -35,13 +35,18 @@ command! {
     "guest-fsfreeze-freeze", since "0.15.0", reply i64, rules { exclusive: true },
     /// Freezes all local file systems and returns how many it froze.
     ///
-    /// On Linux these are the mounted ones with a block device beneath, each once, the last mounted first; those that
-    /// cannot be frozen by their nature and those that are already frozen are passed over and not counted. On Windows
-    /// the Volume Shadow Copy Service holds the writes of all fixed volumes, which it does for 10 seconds at most. The
-    /// hook script, if there is one, is run with `freeze` first.
+    /// On Linux these are the mounted ones with a block device beneath, each once: those that lie on files of others
+    /// first, then the last mounted first. Those that cannot be frozen by their nature and those that are already frozen
+    /// are passed over and not counted; the log says so. What is dirty is written out before anything stands still.
+    /// On Windows the Volume Shadow Copy Service holds the writes of all fixed volumes, which it does for 10 seconds at
+    /// most. The hooks, if there are any, are run with `freeze` before.
     ///
-    /// After a 0 or an error nothing is frozen. Errors: a hook that fails; a mount point that cannot be opened; what
-    /// the kernel or the shadow copy service reports.
+    /// After a 0 or an error nothing is frozen. A freeze ends by itself after `fsfreeze-timeout` seconds, 3600 if the
+    /// configuration says nothing else.
+    ///
+    /// Errors: a hook that fails or takes too long; a mount point that cannot be opened; file systems that do not come to
+    /// rest within 60 seconds; a `guest-fsfreeze-thaw` that calls it off; what the kernel or the shadow copy service
+    /// reports.
     pub struct Freeze {}
 }
 
@@ -49,10 +54,12 @@ command! {
     "guest-fsfreeze-freeze-list", since "2.2", reply i64, rules { exclusive: true },
     /// Freezes the listed file systems and returns how many it froze. Otherwise as `guest-fsfreeze-freeze`.
     ///
-    /// Names that are no mount point of the list are passed over on Linux; on Windows one makes the whole freeze fail.
+    /// A name leads to its file system however it is written: with a slash at its end, through a symbolic link, by a
+    /// bind mount or a subvolume. Names that lead to none are passed over on Linux, and the log says so; on Windows one
+    /// makes the whole freeze fail.
     pub struct FreezeList {
-        /// Mount points, exactly as `guest-get-fsinfo` reports them; on Windows volume roots (`C:\`). All file systems
-        /// if absent. An empty list is none on Linux, all on Windows.
+        /// Mount points, as `guest-get-fsinfo` reports them; on Windows volume roots (`C:\`). All file systems if
+        /// absent. An empty list is none on Linux, all on Windows.
         #[serde(skip_serializing_if = "Option::is_none")]
         mountpoints: Option<Vec<String>>,
     }
@@ -62,10 +69,13 @@ command! {
     "guest-fsfreeze-thaw", since "0.15.0", reply i64, rules { while_frozen: true },
     /// Thaws all frozen file systems and returns how many it thawed.
     ///
-    /// A thaw while nothing is frozen is no error and returns 0. The hook script, if there is one, is run with `thaw`
-    /// afterwards. The allow and block lists cannot keep a frozen agent from being thawed.
+    /// What the agent has frozen is thawed, and nothing that others have. A thaw while nothing is frozen is no error and
+    /// returns 0. A freeze that is still at work and does not get on is called off. The hooks that were run with `freeze`
+    /// are run with `thaw` afterwards, in reverse order. The allow and block lists cannot keep a frozen agent from being
+    /// thawed.
     ///
-    /// Errors: a hook that fails, though everything is thawed; on Windows a snapshot that was not finished within 10
-    /// seconds: then the host's snapshot is not consistent, though the volumes are thawed.
+    /// Errors: a hook that fails, though everything is thawed; a file system that cannot be thawed, by name; once, that
+    /// the freeze had ended before: by its time limit, or because the agent was killed. On Windows also a snapshot that
+    /// was not finished within 10 seconds. In the last three cases what the host has copied is not consistent.
     pub struct Thaw {}
 }

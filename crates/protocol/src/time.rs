@@ -21,12 +21,13 @@ command! {
     ///
     /// With `time` the system clock is set to it and, where there is one, the hardware clock too. Without, the system
     /// clock is set from the hardware clock; Windows, where that cannot be read, asks its time service to synchronise.
+    /// Either waits up to a second for the moment at which the hardware clock's next second begins.
     ///
-    /// Errors: a time that the clock cannot take (before 1970 or from 2070 on); no permission; no hardware clock to
-    /// read, or on Windows no time service.
+    /// Errors: a time that the clock cannot take (before 1970 or from 2070 on, in UTC); no permission; no hardware clock
+    /// to read, or on Windows no time service; a hardware clock that fails, after the system clock has been set.
     pub struct SetTime {
-        /// Nanoseconds since 1970-01-01 00:00:00 UTC. The clock takes whole microseconds, on Windows milliseconds. From
-        /// the hardware clock if absent.
+        /// Nanoseconds since 1970-01-01 00:00:00 UTC. On Windows the clock takes whole milliseconds. From the hardware
+        /// clock if absent.
         #[serde(skip_serializing_if = "Option::is_none")]
         time: Option<i64>,
     }

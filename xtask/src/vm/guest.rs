@@ -4,6 +4,7 @@ use super::conversation::{Conversation, PATIENCE};
 use super::image::Image;
 use super::machine::{CONTROL_PORT, Hardware, Machine, ORIGINAL_PORT, OUR_PORT};
 use super::progress;
+use super::stage::Kind;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fs;
@@ -36,6 +37,10 @@ pub struct Guest {
     machine: Machine,
     control: Option<Conversation>,
     notes: Vec<String>,
+    /// What the running case has made and plugged in.
+    stage: Vec<Kind>,
+    disks: Vec<String>,
+    changed_units: Vec<String>,
     folder: tempfile::TempDir,
 }
 
@@ -72,7 +77,15 @@ impl Guest {
         println!("vm: booting the guest");
         let started = Instant::now();
         let machine = Machine::start(&image, &boot.hardware, folder.path())?;
-        let mut guest = Self { machine, control: None, notes: Vec::new(), folder };
+        let mut guest = Self {
+            machine,
+            control: None,
+            notes: Vec::new(),
+            stage: Vec::new(),
+            disks: Vec::new(),
+            changed_units: Vec::new(),
+            folder,
+        };
         if let Err(error) = guest.connect_control() {
             bail!("the guest does not come up: {error:#}\n{}", guest.console_tail(40));
         }
@@ -220,6 +233,21 @@ impl Guest {
         std::mem::take(&mut self.notes)
     }
 
+    /// The kinds of file systems that the running case has made.
+    pub(super) fn stage(&mut self) -> &mut Vec<Kind> {
+        &mut self.stage
+    }
+
+    /// The names of the disks that the running case has plugged in.
+    pub(super) fn disks(&mut self) -> &mut Vec<String> {
+        &mut self.disks
+    }
+
+    /// The units that the running case has changed.
+    pub(super) fn changed_units(&mut self) -> &mut Vec<String> {
+        &mut self.changed_units
+    }
+
     /// Runs `restart`, which must make the guest boot anew, and waits until it can be controlled again.
     pub fn reboot(&mut self, restart: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
@@ -258,7 +286,8 @@ impl Guest {
         // Refused while it is plugged.
         let _ = self.machine.qmp("device_add", &our_port());
         let script = format!("udevadm trigger --action=add -s virtio-ports; systemctl restart {OUR_UNIT}");
-        if let Err(error) = self.connect_control().and_then(|()| self.shell(&script)) {
+        let thawed = self.thaw_from_outside().and_then(|()| self.connect_control()).and_then(|()| self.forget_freeze());
+        if let Err(error) = thawed.and_then(|()| self.shell(&script)) {
             self.note(format!("could not bring our agent back: {error:#}"));
         }
     }

@@ -17,7 +17,8 @@ use std::process::Command;
 use std::time::SystemTime;
 
 /// Everything in the guest beyond the smallest Debian. File systems and volume tools are there for the commands that
-/// describe disks; the libraries are the original agent's.
+/// describe and freeze them, the servers for keys (ssh), sessions (logind) and freeze hooks (databases). The original
+/// agent's libraries come in addition.
 const PACKAGES: &[&str] = &[
     "systemd-sysv",
     "udev",
@@ -39,6 +40,15 @@ const PACKAGES: &[&str] = &[
     "cryptsetup-bin",
     "python3-minimal",
     "locales",
+    "bindfs",
+    "nfs-kernel-server",
+    "strace",
+    "libpam-systemd",
+    "openssh-server",
+    "openssh-client",
+    "mariadb-server",
+    "postgresql",
+    "redis-server",
 ];
 
 /// Kernel modules that must be loaded before the root disk can be read and the host's files be fetched.
@@ -71,15 +81,21 @@ const FILES: &[(&str, &str)] = &[
     ("etc/systemd/system/serial-getty@ttyS0.service.d/login.conf", include_str!("files/console-login.conf")),
 ];
 
-/// Commands run inside the new root; timers that wake up in the middle of a measurement are off.
+/// Commands run inside the new root; timers that wake up in the middle of a measurement are off, and so are servers: a
+/// case starts what it needs.
 const SETUP: &str = "
 systemctl enable original-agent control-agent systemd-networkd serial-getty@ttyS0
 systemctl disable apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
+systemctl disable ssh mariadb mariadb.socket postgresql redis-server nfs-server nfs-client.target nfs-blkmap
+systemctl disable rpcbind rpcbind.socket e2scrub_reap
 systemctl mask getty@tty1 systemd-networkd-wait-online lvm2-monitor systemd-timesyncd man-db.timer
 ln -sf /usr/share/zoneinfo/Europe/Paris /etc/localtime
 passwd -d root
 useradd -m -s /bin/bash lab
 ";
+
+/// Three times what the guest has in it; what is not written takes no room on the host.
+const ROOT_DISK_BYTES: u64 = 3 << 30;
 
 const INIT: &str = include_str!("files/init.sh");
 
@@ -179,7 +195,7 @@ fn build(cache: &Path, image: &Image, log: &Path) -> Result<()> {
     make_initrd(work.path(), &root, &version, log)?;
 
     let disk = work.path().join("root.img");
-    File::create(&disk)?.set_len(1800 << 20)?;
+    File::create(&disk)?.set_len(ROOT_DISK_BYTES)?;
     let mut mke2fs = Command::new("mke2fs");
     mke2fs.args(["-q", "-t", "ext4", "-L", "root", "-d"]).arg(&root).arg(&disk);
     progress::run("making the root disk", &mut mke2fs, log)?;
@@ -198,6 +214,7 @@ fn make_root(cache: &Path, archive: &Archive, libraries: &[String], root: &Path,
     fs::create_dir_all(&packages)?;
     let libraries = libraries.iter().map(String::as_str);
     let names: Vec<&str> = PACKAGES.iter().copied().chain(libraries).collect();
+    // It keeps packages from starting their servers, so those of the guest do not run on the host.
     let mut debootstrap = Command::new("debootstrap");
     debootstrap
         .arg("--variant=minbase")
@@ -208,7 +225,7 @@ fn make_root(cache: &Path, archive: &Archive, libraries: &[String], root: &Path,
         .arg(&archive.uri);
     progress::run("installing Debian for the guest", &mut debootstrap, log)
         .map_err(|error| Skipped::because(&format!("cannot install Debian for the guest: {error:#}")))?;
-    for name in ["var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"] {
+    for name in ["var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"] {
         let folder = root.join(name);
         fs::remove_dir_all(&folder).and_then(|()| fs::create_dir(&folder))?;
     }

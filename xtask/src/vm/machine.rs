@@ -55,6 +55,9 @@ impl Default for Hardware {
                 "sdhci-pci",
                 "-device",
                 "sd-card,drive=sd-disk",
+                // The disks that cases plug in hang there.
+                "-device",
+                "virtio-scsi-pci,id=plugs",
             ]
             .map(Into::into)
             .into(),
@@ -84,7 +87,7 @@ impl Machine {
         add("-display", "none".into());
         add("-kernel", image.kernel().display().to_string());
         add("-initrd", image.initrd().display().to_string());
-        add("-append", format!("console=ttyS0 quiet mitigations=off {}", hardware.kernel_options));
+        add("-append", format!("console=ttyS0 quiet mitigations=off sysrq_always_enabled {}", hardware.kernel_options));
         add("-qmp", format!("unix:{},server=on,wait=off", at("qmp")));
         // First serial port: the console, a socket with a record of everything. Second: an agent's.
         add("-chardev", format!("{},logfile={}", socket("console", folder), at("console.log")));
@@ -158,17 +161,26 @@ impl Machine {
 
     /// Waits for an event of the monitor; other events until then are forgotten.
     pub fn wait_for_event(&mut self, name: &str, limit: Duration) -> Result<Value> {
+        self.wait_for_event_of(name, &json!({}), limit)
+    }
+
+    /// Like [`Machine::wait_for_event`], for an event whose data has these members.
+    pub fn wait_for_event_of(&mut self, name: &str, data: &Value, limit: Duration) -> Result<Value> {
+        let is_meant = |event: &Value| {
+            let mut members = data.as_object().into_iter().flatten();
+            event["event"] == name && members.all(|(member, value)| event["data"][member] == *value)
+        };
         let deadline = Instant::now() + limit;
         loop {
             while let Some(event) = self.events.pop_front() {
-                if event["event"] == name {
+                if is_meant(&event) {
                     return Ok(event);
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             match self.monitor.line_within(left)? {
                 Some(line) => self.events.push_back(serde_json::from_slice(&line)?),
-                None => bail!("no event {name} within {} s", limit.as_secs()),
+                None => bail!("no event {name} {data} within {} s", limit.as_secs()),
             }
         }
     }

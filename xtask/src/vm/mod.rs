@@ -12,13 +12,17 @@ mod apt;
 mod cases;
 pub mod conversation;
 mod difference;
+mod disk;
+mod frozen;
 pub mod guest;
 mod image;
 pub mod machine;
 mod progress;
+mod stage;
+pub mod stall;
 
 use crate::{build, style};
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use cases::Case;
 use guest::{Boot, Guest};
 use std::fmt;
@@ -137,6 +141,8 @@ fn run_case(case: &Case, guest: &mut Guest, report: &mut Report) {
     let _ = std::io::stdout().flush();
     let started = Instant::now();
     let result = (case.run)(guest);
+    let cleared = guest.clear_away();
+    let result = result.and_then(|()| cleared.context("clearing away"));
     let time = style::duration(started.elapsed());
     match result {
         Ok(()) => {

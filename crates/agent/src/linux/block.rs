@@ -9,6 +9,9 @@ use crate::root::Root;
 /// Where devices are that the kernel makes out of other ones or of nothing: dm, md, loop, zram.
 const VIRTUAL: &str = "/sys/devices/virtual/block";
 
+/// Beginnings of the names of virtual devices that are never built upon others: there is nothing to look for.
+const ALONE: [&str; 4] = ["loop", "nbd", "ram", "zram"];
+
 /// What a device says of itself in its file `uevent`.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Uevent {
@@ -18,6 +21,9 @@ pub struct Uevent {
     pub number: Option<DeviceNumber>,
     /// Whether it is a partition.
     pub is_partition: bool,
+    /// The number of the disk in this run of the system, which no other disk ever has; a partition has its disk's. Linux
+    /// tells it since 5.15.
+    pub disk_sequence: Option<u64>,
 }
 
 impl Uevent {
@@ -29,10 +35,12 @@ impl Uevent {
     fn parse(text: &str) -> Self {
         let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         let number = |name: &str| value(name)?.parse().ok();
+        let disk_sequence = value("DISKSEQ").and_then(|digits| digits.parse().ok());
         Self {
             node: value("DEVNAME").filter(|name| !name.is_empty()).map(|name| format!("/dev/{name}")),
             number: number("MAJOR").zip(number("MINOR")).map(|(major, minor)| DeviceNumber { major, minor }),
             is_partition: value("DEVTYPE") == Some("partition"),
+            disk_sequence,
         }
     }
 }
@@ -90,6 +98,7 @@ pub fn stack(root: &Root, tops: Vec<PathBuf>) -> Vec<PathBuf> {
             // A partition lies where its disk lies.
             match path.parent().filter(|parent| *parent != Path::new(VIRTUAL)) {
                 Some(whole) => pending.push(whole.to_owned()),
+                None if ALONE.iter().any(|beginning| name(&path).starts_with(beginning)) => {}
                 None => pending.extend(slaves(root, &path).unwrap_or_default().into_iter().rev()),
             }
         }
@@ -122,9 +131,9 @@ pub fn udev_property<'a>(record: &'a str, name: &str) -> Option<&'a str> {
     record.lines().find_map(value).filter(|value| !value.is_empty())
 }
 
-/// The name that the device mapper has for a device.
-pub fn alias(root: &Root, path: &Path, uevent: &Uevent) -> Option<String> {
-    let from_udev = udev_property(&udev_record(root, uevent), "DM_NAME").map(str::to_owned);
+/// The name that the device mapper has for a device; `record` is what udev's database says of it.
+pub fn alias(root: &Root, path: &Path, record: &str) -> Option<String> {
+    let from_udev = udev_property(record, "DM_NAME").map(str::to_owned);
     from_udev.or_else(|| root.read_text(path.join("dm/name")).ok()).filter(|name| !name.is_empty())
 }
 
@@ -164,6 +173,7 @@ mod tests {
         let uevent = Uevent::parse("MAJOR=259\nMINOR=1\nDEVNAME=cciss/c0d0p1\nDEVTYPE=partition\nDISKSEQ=1");
         assert_eq!(uevent.node.as_deref(), Some("/dev/cciss/c0d0p1"));
         assert!(uevent.is_partition);
+        assert_eq!(uevent.disk_sequence, Some(1));
         assert_eq!(Uevent::parse("DEVTYPE=disk\nDEVNAME=\nMAJOR=x"), Uevent::default());
     }
 

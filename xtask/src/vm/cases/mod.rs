@@ -8,12 +8,19 @@ mod accounts;
 mod actions;
 mod boot;
 mod compliance;
+mod freeze;
+mod freeze_promises;
+mod freeze_stall;
+mod hooks;
 mod hotplug;
 mod idle;
+mod keys;
 mod port;
+mod power;
 mod reboot;
 mod reconnect;
 mod serial;
+mod sessions;
 mod stream;
 mod vsock;
 mod zoo;
@@ -42,6 +49,13 @@ pub const ALL: &[&[Case]] = &[
     zoo::CASES,
     actions::CASES,
     accounts::CASES,
+    keys::CASES,
+    sessions::CASES,
+    freeze::CASES,
+    hooks::CASES,
     compliance::CASES,
+    freeze_promises::CASES,
+    freeze_stall::CASES,
+    power::CASES,
     reboot::CASES,
 ];

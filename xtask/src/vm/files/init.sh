@@ -9,6 +9,13 @@ for module in /modules/*; do
     $b insmod "$module" || echo "cannot load $module"
 done
 
+# A disk with this serial number may hold the memory of a guest that was suspended to it. If so, that goes on here.
+for disk in /sys/block/vd*; do
+    if [ "$($b cat "$disk/serial")" = memory ]; then
+        $b cat "$disk/dev" > /sys/power/resume
+    fi
+done
+
 tries=0
 until root=$($b findfs LABEL=root 2>/dev/null) || [ "$tries" -ge 100 ]; do
     $b sleep 0.1

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,10 @@ use rustix::mm::MlockAllFlags;
 use super::hooks::{Hooks, Ran};
 use super::linux::choice::{self, Choice};
 use super::linux::guardian::Guardian;
+use super::linux::holding::{self, Freeze};
 use super::linux::marker::{self, Found, Marker};
 use super::linux::opening::{self, Opened};
-use super::linux::{holding, meeting, thawed_early};
+use super::linux::{meeting, thawed_early};
 use crate::error::{Error, cause_text};
 use crate::linux::mounts;
 use crate::log::audit;
@@ -399,7 +401,7 @@ impl Attempt<'_> {
         }
         self.hold.frozen_at = marker::now();
         self.hold.deadline = settings.timeout.map(|timeout| self.hold.frozen_at + timeout);
-        let guardian = Guardian::start(&opened, self.hold.deadline, &settings.marker, &meeting(&settings.marker));
+        let guardian = Guardian::start(&opened, self.hold.deadline, &settings.marker, Some(&meeting(&settings.marker)));
         let guardian = guardian.map_err(|error| Error::io("failed to start the guardian of the freeze", &error))?;
         self.hold.guardian = Some(guardian);
         let marker = Marker {
@@ -413,9 +415,29 @@ impl Attempt<'_> {
             log::warn!("cannot write '{}': {}", settings.marker.display(), cause_text(&error));
         }
         freezer.close();
-        let (frozen, outcome) = holding::freeze(&opened, &watch);
+        let Freeze { frozen, late, outcome } = holding::freeze(&opened, &watch);
         self.hold.frozen = frozen;
+        if let Some((late, has_ended)) = late {
+            self.guard_late(late, has_ended);
+        }
         outcome
+    }
+
+    /// A file system whose freeze was given up may become frozen much later. The thread that waits for that thaws it; a
+    /// guardian of its own does if this process is killed before.
+    fn guard_late(&self, late: Opened, has_ended: Receiver<()>) {
+        let name = late.name.display().to_string();
+        let guarded = Guardian::start(&[late], None, &self.freezer.settings.marker, None)
+            .map_err(|error| Error::io("no guardian", &error))
+            .and_then(|guardian| {
+                opening::start_thread(move || {
+                    let _ = has_ended.recv();
+                    guardian.release();
+                })
+            });
+        if let Err(error) = guarded {
+            log::warn!("nobody but this process guards {name}, which may become frozen later: {}", error.desc);
+        }
     }
 }
 
@@ -438,7 +460,7 @@ impl Hold {
                 Some(Opened { name, file: Arc::new(file) })
             };
             let frozen: Vec<Opened> = marker.mounts.into_iter().filter_map(open).collect();
-            (Guardian::start(&frozen, marker.deadline, &settings.marker, &meeting).ok(), frozen)
+            (Guardian::start(&frozen, marker.deadline, &settings.marker, Some(&meeting)).ok(), frozen)
         });
         Self {
             frozen,

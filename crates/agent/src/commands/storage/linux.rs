@@ -4,7 +4,9 @@
 //! attached. A device that vanishes while it is looked at is left out.
 
 mod address;
+mod asking;
 mod counters;
+mod serial;
 pub mod smart;
 mod trim;
 mod usage;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use qga_protocol::storage::{DiskBusType, DiskInfo, FilesystemInfo};
 
+use self::asking::Deadline;
 pub use self::counters::disk_stats;
 pub use self::trim::trim;
 use crate::error::Error;
@@ -27,12 +30,11 @@ const DISKS: &str = "/sys/block";
 pub fn filesystems(root: &Root) -> Result<Vec<FilesystemInfo>, Error> {
     let mut mounts = mounts::with_devices(root)?;
     mounts.reverse();
+    let deadline = Deadline::new();
     // The system calls can only speak of the machine that they are made on.
-    let points =
-        if root.is_host() { mounts.iter().map(|mount| mount.mountpoint.clone()).collect() } else { Vec::new() };
-    let round = usage::ask(points);
-    let mut filesystems: Vec<FilesystemInfo> = mounts.iter().map(|mount| filesystem(root, mount)).collect();
-    for (filesystem, usage) in filesystems.iter_mut().zip(round.results()) {
+    let usages = usage::ask(if root.is_host() { &mounts } else { &[] });
+    let mut filesystems: Vec<FilesystemInfo> = mounts.iter().map(|mount| filesystem(root, mount, deadline)).collect();
+    for (filesystem, usage) in filesystems.iter_mut().zip(usages.results(deadline)) {
         filesystem.used_bytes = usage.map(|usage| usage.used_bytes);
         filesystem.total_bytes = usage.map(|usage| usage.total_bytes);
         filesystem.total_bytes_privileged = usage.map(|usage| usage.total_bytes_privileged);
@@ -41,9 +43,13 @@ pub fn filesystems(root: &Root) -> Result<Vec<FilesystemInfo>, Error> {
 }
 
 /// A file system without its usage.
-fn filesystem(root: &Root, mount: &Mount) -> FilesystemInfo {
+fn filesystem(root: &Root, mount: &Mount, deadline: Deadline) -> FilesystemInfo {
     let path = block::linked(root, Path::new(&format!("/sys/dev/block/{}", mount.device)));
     let leaves = path.as_deref().map_or_else(Vec::new, |path| block::leaves(root, beneath(root, mount, path)));
+    let address = |leaf: &PathBuf| {
+        let uevent = block::Uevent::read(root, leaf);
+        address::of(root, leaf, &uevent, &block::udev_record(root, &uevent), deadline)
+    };
     FilesystemInfo {
         name: path.as_deref().map_or_else(|| mount.device.to_string(), block::name),
         mountpoint: mount.mountpoint.to_string_lossy().into_owned(),
@@ -51,7 +57,7 @@ fn filesystem(root: &Root, mount: &Mount) -> FilesystemInfo {
         used_bytes: None,
         total_bytes: None,
         total_bytes_privileged: None,
-        disk: leaves.iter().filter_map(|leaf| address::of(root, leaf, &block::Uevent::read(root, leaf))).collect(),
+        disk: leaves.iter().filter_map(address).collect(),
     }
 }
 
@@ -65,7 +71,7 @@ fn beneath(root: &Root, mount: &Mount, path: &Path) -> Vec<PathBuf> {
 pub fn disks(root: &Root) -> Result<Vec<DiskInfo>, Error> {
     let mut names = root.list(DISKS).map_err(|error| Error::io(format!("Can't open directory \"{DISKS}\""), &error))?;
     names.sort_by_cached_key(|name| block::natural_key(name));
-    let mut found = Vec::new();
+    let (mut found, deadline) = (Vec::new(), Deadline::new());
     for name in names {
         let link = Path::new(DISKS).join(&name);
         // Files beside the links are no disks, and an empty drive has no size.
@@ -76,7 +82,7 @@ pub fn disks(root: &Root) -> Result<Vec<DiskInfo>, Error> {
         let uevent = block::Uevent::read(root, &path);
         let Some(node) = uevent.node.clone() else { continue };
         found.extend(partitions(root, &path, &name, &node));
-        found.push(disk(root, &path, &uevent, node));
+        found.push(disk(root, &path, &uevent, node, deadline));
     }
     Ok(found)
 }
@@ -97,15 +103,17 @@ fn partitions(root: &Root, disk_path: &Path, disk_name: &str, disk_node: &str) -
     nodes.map(partition).collect()
 }
 
-fn disk(root: &Root, path: &Path, uevent: &block::Uevent, node: String) -> DiskInfo {
-    let address = if block::is_built_upon_others(path) { None } else { address::of(root, path, uevent) };
+fn disk(root: &Root, path: &Path, uevent: &block::Uevent, node: String, deadline: Deadline) -> DiskInfo {
+    let record = block::udev_record(root, uevent);
+    let address =
+        if block::is_built_upon_others(path) { None } else { address::of(root, path, uevent, &record, deadline) };
     let is_nvme = address.as_ref().is_some_and(|address| address.bus_type == DiskBusType::Nvme);
     let node_of = |slave: PathBuf| block::Uevent::read(root, &slave).node;
     DiskInfo {
         partition: false,
         dependencies: block::slaves(root, path).map(|slaves| slaves.into_iter().filter_map(node_of).collect()),
         address,
-        alias: block::alias(root, path, uevent),
+        alias: block::alias(root, path, &record),
         smart: if is_nvme && root.is_host() { smart::read(&node) } else { None },
         name: node,
     }

@@ -4,6 +4,7 @@
 //! it wants to: what the thread has frozen until then is thawed by the asker, and what it freezes later by the thread.
 
 use std::io;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,19 @@ struct Shared {
     changed: Condvar,
 }
 
-/// Freezes in the given order. What is frozen afterwards is in the first part of the result, whatever the second says.
-pub fn freeze(opened: &[Opened], watch: Watch<'_>) -> (Vec<Opened>, Result<(), Error>) {
+/// What a freeze has come to.
+#[derive(Debug)]
+pub struct Freeze {
+    /// What is frozen now, whatever the outcome.
+    pub frozen: Vec<Opened>,
+    /// What may still become frozen. Its thread thaws it then; the receiver fails when the thread has ended.
+    pub late: Option<(Opened, Receiver<()>)>,
+    /// Why it ended before all were frozen.
+    pub outcome: Result<(), Error>,
+}
+
+/// Freezes in the given order.
+pub fn freeze(opened: &[Opened], watch: Watch<'_>) -> Freeze {
     freeze_by(
         opened,
         watch,
@@ -51,11 +63,13 @@ fn freeze_by(
     patience: Duration,
     freeze_one: impl Fn(&Opened) -> io::Result<()> + Send + 'static,
     thaw_one: impl Fn(&Opened) -> io::Result<()> + Send + 'static,
-) -> (Vec<Opened>, Result<(), Error>) {
+) -> Freeze {
     let shared = Arc::new(Shared::default());
     let (theirs, all) = (Arc::clone(&shared), opened.to_vec());
     let started = Instant::now();
+    let (is_at_work, has_ended) = mpsc::channel();
     let thread = start_thread(move || {
+        let _is_at_work = is_at_work;
         for opened in &all {
             let begun = Instant::now();
             let result = freeze_one(opened);
@@ -77,7 +91,7 @@ fn freeze_by(
         }
     });
     if let Err(error) = thread {
-        return (Vec::new(), Err(error));
+        return Freeze { frozen: Vec::new(), late: None, outcome: Err(error) };
     }
     let mut frozen = Vec::new();
     let mut progress = shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +102,7 @@ fn freeze_by(
             taken += 1;
             if let Err(error) = note(opened, result, *took, &mut frozen) {
                 progress.is_given_up = true;
-                return (frozen, Err(error));
+                return Freeze { frozen, late: None, outcome: Err(error) };
             }
         }
         let Some(next) = opened.get(taken) else { break Ok(()) };
@@ -103,12 +117,15 @@ fn freeze_by(
             )))
         });
         if let Err(error) = why_not {
-            break Err(error);
+            break Err((error, next.clone()));
         }
         progress = shared.changed.wait_timeout(progress, TICK).unwrap_or_else(PoisonError::into_inner).0;
     };
     progress.is_given_up = outcome.is_err();
-    (frozen, outcome)
+    match outcome {
+        Ok(()) => Freeze { frozen, late: None, outcome: Ok(()) },
+        Err((error, late)) => Freeze { frozen, late: Some((late, has_ended)), outcome: Err(error) },
+    }
 }
 
 /// Sorts one result: frozen, left out with a reason, or the end of the freeze.
@@ -164,7 +181,7 @@ fn thaw_by(
 ) -> Thawed {
     let mut thawed = Thawed::default();
     while !frozen.is_empty() {
-        let (sender, receiver) = std::sync::mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let (thaw_one, pending) = (thaw_one.clone(), frozen.clone());
         let thread = start_thread(move || {
             for opened in pending.iter().rev() {

@@ -1,4 +1,4 @@
-use super::{Opened, freeze_by, thaw_by};
+use super::{Freeze, Opened, freeze_by, thaw_by};
 use crate::error::Error;
 use rustix::io::Errno;
 use std::fs::File;
@@ -31,17 +31,21 @@ fn what_cannot_be_frozen_or_is_already_is_left_out() {
         "/busy" => Err(Errno::BUSY.into()),
         _ => Ok(()),
     };
-    let (frozen, result) = freeze_by(&opened(&["/a", "/vfat", "/busy", "/b"]), &|| Ok(()), EVER, fates, no_thaw);
+    let Freeze { frozen, late, outcome: result } =
+        freeze_by(&opened(&["/a", "/vfat", "/busy", "/b"]), &|| Ok(()), EVER, fates, no_thaw);
     result.unwrap();
     assert_eq!(names(&frozen), [Path::new("/a"), Path::new("/b")]);
+    assert!(late.is_none());
 }
 
 #[test]
 fn an_error_ends_the_freeze_and_names_the_file_system() {
     let fates = |opened: &Opened| if opened.name == Path::new("/bad") { Err(Errno::IO.into()) } else { Ok(()) };
-    let (frozen, result) = freeze_by(&opened(&["/a", "/bad", "/never"]), &|| Ok(()), EVER, fates, no_thaw);
+    let Freeze { frozen, late, outcome: result } =
+        freeze_by(&opened(&["/a", "/bad", "/never"]), &|| Ok(()), EVER, fates, no_thaw);
     assert_eq!(result.unwrap_err().desc, "failed to freeze /bad: Input/output error");
     assert_eq!(names(&frozen), [Path::new("/a")]);
+    assert!(late.is_none());
 }
 
 #[test]
@@ -60,13 +64,17 @@ fn one_that_hangs_is_given_up_and_thawed_when_it_is_frozen_after_all() {
         Ok(())
     };
     let all = opened(&["/a", "/hangs", "/never"]);
-    let (frozen, result) = freeze_by(&all, &|| Ok(()), Duration::from_millis(50), freeze_one, thaw_one);
+    let Freeze { frozen, late, outcome: result } =
+        freeze_by(&all, &|| Ok(()), Duration::from_millis(50), freeze_one, thaw_one);
     let text = result.unwrap_err().desc;
     assert!(text.starts_with("failed to freeze /hangs: "), "{text}");
     assert_eq!(names(&frozen), [Path::new("/a")]);
+    let (late, has_ended) = late.unwrap();
+    assert_eq!(late.name, Path::new("/hangs"));
     release.send(()).unwrap();
     assert_eq!(was_thawed.recv_timeout(EVER).unwrap(), Path::new("/hangs"));
     // The thread is gone: nothing more is frozen.
+    assert_eq!(has_ended.recv_timeout(EVER), Err(mpsc::RecvTimeoutError::Disconnected));
     assert!(was_thawed.recv_timeout(EVER).is_err());
 }
 
@@ -79,9 +87,9 @@ fn who_waits_can_be_called_off() {
         Err(Errno::IO.into())
     };
     let watch = || Err(Error::new("called off"));
-    let (frozen, result) = freeze_by(&opened(&["/a"]), &watch, EVER, freeze_one, no_thaw);
+    let Freeze { frozen, late, outcome: result } = freeze_by(&opened(&["/a"]), &watch, EVER, freeze_one, no_thaw);
     assert_eq!(result.unwrap_err().desc, "called off");
-    assert!(frozen.is_empty());
+    assert!(frozen.is_empty() && late.is_some());
     drop(release);
 }
 

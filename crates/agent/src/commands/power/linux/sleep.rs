@@ -19,6 +19,8 @@ const STATE: &str = "/sys/power/state";
 const MEM_SLEEP: &str = "/sys/power/mem_sleep";
 /// What it does after it has written memory to the disk.
 const DISK: &str = "/sys/power/disk";
+/// The device that the kernel looks for memory on, or `0:0`.
+const RESUME: &str = "/sys/power/resume";
 /// How long a program may take while the machine is awake: drivers may need half a minute for either way.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How long systemd may take before it begins: programs that want to end something first get five seconds by default.
@@ -89,7 +91,23 @@ fn unsupported(root: &Root, sleep: Sleep) -> Option<String> {
     if matches!(sleep, Sleep::Disk | Sleep::Hybrid) && !states.contains(&"disk") {
         return Some(format!("{STATE} does not offer 'disk'"));
     }
-    None
+    // After the other one the machine goes on from memory, unless that has lost its power.
+    if sleep == Sleep::Disk { no_way_back_from_disk(root) } else { None }
+}
+
+/// Why memory that is written to the disk would be lost. Neither the kernel nor systemd before its version 255 asks:
+/// without a device to resume from they write to any swap space, and the machine starts anew next time.
+fn no_way_back_from_disk(root: &Root) -> Option<String> {
+    let has_device = root.read_text(RESUME).is_ok_and(|device| device.trim() != "0:0");
+    let line = root.read_text("/proc/cmdline").unwrap_or_default();
+    let is_told_at_start = line.split_whitespace().any(|word| word.starts_with("resume="));
+    // There systemd tells the next start by a variable of the firmware.
+    let is_told_by_firmware = root.exists("/sys/firmware/efi");
+    if has_device || is_told_at_start || is_told_by_firmware {
+        None
+    } else {
+        Some(format!("neither {RESUME} nor resume= at its start says from which device it would go on"))
+    }
 }
 
 /// Lets the machine sleep. Returns when it is awake again.
@@ -215,8 +233,8 @@ fn by_kernel(machine: &impl Machine, sleep: Sleep) -> Result<(), Failure> {
     let _after_writing = if sleep == Sleep::Ram {
         None
     } else {
-        if let Some(why) = no_way_back_from_disk(root) {
-            return Err(format!("{STATE}: {why}"));
+        if !has_swap_on_disk(root) {
+            return Err(format!("{STATE}: there is no swap space on a disk"));
         }
         let kinds = root.read_text(DISK).unwrap_or_default();
         let (kinds, chosen) = choices(&kinds);
@@ -236,19 +254,11 @@ fn by_kernel(machine: &impl Machine, sleep: Sleep) -> Result<(), Failure> {
     machine.order(STATE, order).map_err(|cause| format!("'{order}' to {STATE}: {}", cause_text(&cause)))
 }
 
-/// Why memory that is written to the disk would be lost. The kernel does not ask: without a device to resume from it
-/// writes to any swap space and starts anew next time.
-fn no_way_back_from_disk(root: &Root) -> Option<String> {
+/// Whether the kernel has a disk to write memory to. Compressed memory is none.
+fn has_swap_on_disk(root: &Root) -> bool {
     let swaps = root.read_text("/proc/swaps").unwrap_or_default();
-    // The first line has the headings. Compressed memory is no disk.
-    let is_disk = |line: &str| !line.starts_with("/dev/zram");
-    if !swaps.lines().skip(1).any(is_disk) {
-        return Some("there is no swap space".to_owned());
-    }
-    match root.read_text("/sys/power/resume").as_deref().map(str::trim) {
-        Ok("0:0") | Err(_) => Some("/sys/power/resume names no device from which the guest would resume".to_owned()),
-        Ok(_) => None,
-    }
+    // The first line has the headings.
+    swaps.lines().skip(1).any(|line| !line.starts_with("/dev/zram"))
 }
 
 #[cfg(test)]

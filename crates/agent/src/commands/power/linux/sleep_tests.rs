@@ -135,12 +135,25 @@ fn the_kernel_alone_is_enough_and_its_choices_are_restored() {
 }
 
 #[test]
-fn memory_is_not_written_to_a_disk_from_which_nothing_resumes() {
-    let staged = capable(&[]);
+fn memory_is_not_written_to_a_disk_from_which_nothing_goes_on() {
+    let staged = with_systemd(&[(SHOW, 0, SLEPT)]);
     staged.put("/sys/power/resume", "0:0\n");
-    assert!(error(&staged, Sleep::Disk).ends_with("names no device from which the guest would resume"));
-    staged.put("/sys/power/resume", "254:2\n");
+    staged.put("/proc/cmdline", "quiet noresume root=/dev/vda1\n");
+    let told = error(&staged, Sleep::Disk);
+    assert!(told.ends_with("says from which device it would go on"), "{told}");
+    assert_eq!(staged.done(), [""; 0]);
+    staged.put("/proc/cmdline", "quiet resume=/dev/vda2\n");
+    sleep(&staged, Sleep::Disk).unwrap();
+    assert_eq!(done(&staged), ["systemctl hibernate"]);
+}
+
+#[test]
+fn compressed_memory_is_no_place_for_memory() {
+    let staged = capable(&[]);
     staged.put("/proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n/dev/zram0 partition 1 0 100\n");
-    assert!(error(&staged, Sleep::Hybrid).ends_with("there is no swap space"));
+    for how in [Sleep::Disk, Sleep::Hybrid] {
+        let told = error(&staged, how);
+        assert!(told.ends_with("; /sys/power/state: there is no swap space on a disk"), "{told}");
+    }
     assert_eq!(staged.done(), [""; 0]);
 }

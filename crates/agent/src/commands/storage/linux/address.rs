@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use qga_protocol::storage::{CcwAddress, DiskAddress, DiskBusType, PciAddress};
 
+use super::asking::Deadline;
+use super::serial;
 use crate::linux::block::{self, Uevent, natural_key};
 use crate::root::Root;
 
@@ -19,11 +21,12 @@ const NVME_SUBSYSTEMS: &str = "/sys/devices/virtual/nvme-subsystem";
 /// The first channel of logical drives with megaraid controllers; those below are physical drives.
 const MEGARAID_LOGICAL_CHANNEL: i64 = 2;
 
-/// The address of a disk or partition that is no virtual device; `None` if nothing is known of it at all.
-pub fn of(root: &Root, path: &Path, uevent: &Uevent) -> Option<DiskAddress> {
+/// The address of a disk or partition that is no virtual device; `None` if nothing is known of it at all. `record` is
+/// what udev's database says of it.
+pub fn of(root: &Root, path: &Path, uevent: &Uevent, record: &str, deadline: Deadline) -> Option<DiskAddress> {
     let whole = if uevent.is_partition { path.parent().unwrap_or(path) } else { path };
     let place = Place::read(root, &attached_path(root, whole));
-    let serial = serial(root, whole, uevent);
+    let serial = serial::of(root, whole, uevent, record, deadline);
     if place.bus_type == DiskBusType::Unknown && uevent.node.is_none() && serial.is_none() {
         return None;
     }
@@ -210,26 +213,6 @@ fn ccw_address(words: &[&str]) -> Option<CcwAddress> {
 
 fn hexadecimal(digits: &str) -> Option<i64> {
     if digits.starts_with(['+', '-']) { None } else { i64::from_str_radix(digits, 16).ok() }
-}
-
-/// A disk's serial number: as udev has it, with the model, because hosts compare that; else as the disk has it.
-fn serial(root: &Root, whole: &Path, uevent: &Uevent) -> Option<String> {
-    let record = block::udev_record(root, uevent);
-    if let Some(serial) = block::udev_property(&record, "ID_SERIAL") {
-        return Some(serial.to_owned());
-    }
-    let text = |path: PathBuf| root.read_text(path).ok();
-    // virtio-blk; NVM Express and memory cards; SCSI's page of vital data 0x80, behind a head of four bytes; USB.
-    let page = || root.read(whole.join("device/vpd_pg80")).ok();
-    let in_page = || Some(String::from_utf8_lossy(page()?.get(4..)?).into_owned());
-    let usb = || {
-        let device = whole.ancestors().find(|ancestor| root.exists(ancestor.join("idVendor")))?;
-        text(device.join("serial"))
-    };
-    let found =
-        text(whole.join("serial")).or_else(|| text(whole.join("device/serial"))).or_else(in_page).or_else(usb)?;
-    let found = found.trim_matches(|character: char| character.is_whitespace() || character == '\0');
-    (!found.is_empty()).then(|| found.to_owned())
 }
 
 #[cfg(test)]

@@ -20,6 +20,9 @@ use crate::root::Root;
 pub const PATHS: [&str; 2] = ["/dev/rtc0", "/dev/rtc"];
 /// How long the next second may take to come.
 const SECOND_PATIENCE: Duration = Duration::from_secs(2);
+/// By how much the moment for setting it may be missed, and how often it is waited for.
+const MOMENT_MISSED: Duration = Duration::from_millis(10);
+const MOMENT_TRIES: u32 = 3;
 /// How often it is looked whether it has come, or whether another program has left the clock.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
@@ -62,11 +65,19 @@ impl HardwareClock {
 
     /// Sets it to the system clock.
     pub fn follow_system_clock(&self) -> io::Result<()> {
-        let now = clock_gettime(ClockId::Realtime);
-        let (pause, seconds) = moment(now.tv_sec, now.tv_nsec, self.first_second);
-        thread::sleep(pause);
-        let reading = shown(seconds + self.offset_seconds(seconds)).ok_or(Errno::RANGE)?;
-        rtc::set(&self.file, reading)
+        let mut tries_left = MOMENT_TRIES;
+        loop {
+            let now = clock_gettime(ClockId::Realtime);
+            let (pause, seconds) = moment(now.tv_sec, now.tv_nsec, self.first_second);
+            let planned = Instant::now() + pause;
+            thread::sleep(pause);
+            tries_left -= 1;
+            // On a busy machine a sleep can be far too long.
+            if planned.elapsed() < MOMENT_MISSED || tries_left == 0 {
+                let reading = shown(seconds + self.offset_seconds(seconds)).ok_or(Errno::RANGE)?;
+                return rtc::set(&self.file, reading);
+            }
+        }
     }
 
     /// Waits until its next second begins. Returns it in seconds since the epoch.
@@ -123,12 +134,13 @@ fn first_second(root: &Root) -> Duration {
 
 /// When the clock is to be set, counted from a time, and to which second, so that its seconds begin with the time's.
 fn moment(seconds: i64, nanoseconds: i64, first_second: Duration) -> (Duration, i64) {
+    const SECOND: Duration = Duration::from_secs(1);
     let since_second = Duration::from_nanos(nanoseconds.unsigned_abs());
     // The part of each second at which it is right to set it.
-    let part = Duration::from_secs(1) - first_second;
+    let part = SECOND.saturating_sub(first_second);
     match part.checked_sub(since_second) {
         Some(pause) => (pause, seconds),
-        None => (part + Duration::from_secs(1) - since_second, seconds + 1),
+        None => ((part + SECOND).saturating_sub(since_second), seconds + 1),
     }
 }
 

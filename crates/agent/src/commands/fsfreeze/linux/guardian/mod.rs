@@ -38,8 +38,14 @@ pub struct Guardian {
 }
 
 impl Guardian {
-    /// Starts one for what is about to be frozen. It thaws a little after the deadline, or if this process ends.
-    pub fn start(opened: &[Opened], deadline: Option<Duration>, marker: &Path, meeting: &Path) -> io::Result<Self> {
+    /// Starts one for what is about to be frozen. It thaws a little after the deadline, or if this process ends and no
+    /// other agent comes to the meeting point.
+    pub fn start(
+        opened: &[Opened],
+        deadline: Option<Duration>,
+        marker: &Path,
+        meeting: Option<&Path>,
+    ) -> io::Result<Self> {
         let (socket, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let nothing = File::options().read(true).write(true).open("/dev/null")?;
@@ -53,7 +59,7 @@ impl Guardian {
         let guardian = Self { pid: Pid::from_raw(program.start()?), socket };
         drop(theirs);
         // Without a meeting point an agent that comes later opens the file systems anew.
-        if let Ok(listener) = listen(meeting) {
+        if let Some(Ok(listener)) = meeting.map(listen) {
             send(&guardian.socket, &Message::Listener(listener))?;
         }
         for opened in opened {

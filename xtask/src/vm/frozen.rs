@@ -1,0 +1,149 @@
+//! What a test needs around a freeze: who is frozen really, agents that die, devices that hang, and a way out that
+//! depends on nobody in the guest.
+
+use super::conversation::PATIENCE;
+use super::guest::{Guest, OUR_UNIT};
+use anyhow::{Result, bail, ensure};
+use serde_json::json;
+
+/// What the kernel says of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreezeState {
+    /// Writers wait.
+    Frozen,
+    /// Writers write.
+    Thawed,
+    /// This kind cannot be frozen.
+    Impossible,
+}
+
+/// The original's unit, as systemd calls it.
+pub const ORIGINAL_UNIT: &str = "original-agent.service";
+
+/// Where changes of a unit stand that go with the case.
+fn drop_in_folder(unit: &str) -> String {
+    format!("/run/systemd/system/{unit}.d")
+}
+
+impl Guest {
+    /// Whether a file system is frozen: the kernel is asked for a freeze, which a frozen one refuses and another is
+    /// given back at once.
+    pub fn freeze_state(&mut self, mountpoint: &str) -> Result<FreezeState> {
+        let script = format!("LC_ALL=C fsfreeze -f '{mountpoint}' && fsfreeze -u '{mountpoint}'");
+        let result = self.shell_result(&script)?;
+        match (result.status, &result.stderr) {
+            (0, _) => Ok(FreezeState::Thawed),
+            (_, told) if told.contains("resource busy") => Ok(FreezeState::Frozen),
+            (_, told) if told.contains("not supported") => Ok(FreezeState::Impossible),
+            (_, told) => bail!("asking for a freeze of {mountpoint}: {told}"),
+        }
+    }
+
+    /// Thaws everything through the machine's keyboard: works when no program of the guest can.
+    pub fn thaw_from_outside(&mut self) -> Result<()> {
+        let key = json!({"command-line": "sendkey alt-sysrq-j"});
+        self.machine().qmp("human-monitor-command", &key).map(drop)
+    }
+
+    /// Lets agents that take the guest for frozen thaw it.
+    pub(super) fn thaw_agents(&mut self) -> Result<()> {
+        for mut host in [self.talk_to_ours()?, self.talk_to_original()?] {
+            if host.call("guest-fsfreeze-status", &json!({}))? == "frozen" {
+                host.call("guest-fsfreeze-thaw", &json!({}))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts both agents anew, as if nothing had ever been frozen. They would not end by themselves.
+    pub(super) fn forget_freeze(&mut self) -> Result<()> {
+        let script = format!(
+            "for device in $(dmsetup info -c --noheadings -o name,suspended --separator ' ' |
+                 awk '$2 == \"Suspended\" {{ print $1 }}'); do dmsetup resume $device; done
+             systemctl kill --signal=KILL {ORIGINAL_UNIT} {OUR_UNIT}
+             rm -f /run/original-agent/qga.state.isfrozen /run/qga.state.isfrozen; true"
+        );
+        self.shell(&script).map(drop)
+    }
+
+    /// Kills our agent as the kernel would when memory is short; its unit starts it again. Returns the process that
+    /// was killed.
+    pub fn kill_our_agent(&mut self) -> Result<u32> {
+        let pid = self.our_pid()?;
+        self.shell(&format!("kill -KILL {pid}"))?;
+        Ok(pid)
+    }
+
+    /// Changes a unit until the case ends or [`Guest::restore_units`], and restarts it: `Restart=no` for an agent that
+    /// stays dead, another `ExecStart` for other options.
+    pub fn change_unit(&mut self, unit: &str, service_lines: &str) -> Result<()> {
+        self.changed_units().push(unit.to_owned());
+        let folder = drop_in_folder(unit);
+        self.shell(&format!(
+            "mkdir -p {folder} && printf '%s\n' '[Service]' '{service_lines}' > {folder}/case.conf &&
+             systemctl daemon-reload && systemctl restart {unit}"
+        ))
+        .map(drop)
+    }
+
+    /// Restarts our agent with other arguments, until the case ends.
+    pub fn restart_our_agent_with(&mut self, arguments: &str) -> Result<()> {
+        self.change_unit(OUR_UNIT, &format!("ExecStart=\nExecStart=/usr/sbin/qemu-ga {arguments}"))?;
+        self.talk_to_ours().map(drop)
+    }
+
+    /// Restarts the original with further arguments, until the case ends.
+    pub fn restart_original_with(&mut self, arguments: &str) -> Result<()> {
+        let command = self.shell(&format!("sed -n s/^ExecStart=//p /etc/systemd/system/{ORIGINAL_UNIT}"))?;
+        self.change_unit(ORIGINAL_UNIT, &format!("ExecStart=\nExecStart={command} {arguments}"))?;
+        self.talk_to_original().map(drop)
+    }
+
+    /// Undoes [`Guest::change_unit`].
+    pub fn restore_units(&mut self) -> Result<()> {
+        for unit in std::mem::take(self.changed_units()) {
+            let folder = drop_in_folder(&unit);
+            self.shell(&format!("rm -rf {folder}; systemctl daemon-reload && systemctl restart {unit}"))?;
+        }
+        Ok(())
+    }
+
+    /// Lets every access to a device-mapper device wait until [`Guest::dm_resume`]: a disk that hangs.
+    pub fn dm_suspend(&mut self, name: &str) -> Result<()> {
+        self.shell(&format!("dmsetup suspend --noflush --nolockfs {name}")).map(drop)
+    }
+
+    /// Lets a device go on.
+    pub fn dm_resume(&mut self, name: &str) -> Result<()> {
+        self.shell(&format!("dmsetup resume {name}")).map(drop)
+    }
+
+    /// Starts a program that writes and syncs without end into `mountpoint`, or waits while that is frozen. Returns
+    /// its unit, which the case stops.
+    pub fn start_writer(&mut self, mountpoint: &str) -> Result<String> {
+        let name = mountpoint.trim_matches('/').replace(|character: char| !character.is_ascii_alphanumeric(), "-");
+        let unit = format!("writer-{name}.service");
+        let script = format!(
+            "number=0; while :; do number=$((number + 1)); echo $number > {mountpoint}/.writer-new
+             sync {mountpoint}/.writer-new; mv {mountpoint}/.writer-new {mountpoint}/writer
+             echo $number > /run/{unit}; done"
+        );
+        self.shell(&format!("systemd-run --quiet --collect --unit {unit} sh -ec '{script}'"))?;
+        self.wait_until("the writer writes", |guest| Ok(guest.writes_of(&unit).ok().filter(|count| *count > 0)))?;
+        Ok(unit)
+    }
+
+    /// How often the writer has written so far.
+    pub fn writes_of(&mut self, unit: &str) -> Result<u64> {
+        let count = self.shell(&format!("cat /run/{unit}"))?;
+        ensure!(!count.is_empty(), "caught between two numbers");
+        Ok(count.parse()?)
+    }
+
+    /// Waits until the writer has written again.
+    pub fn wait_for_writes(&mut self, unit: &str) -> Result<()> {
+        let before = self.wait_until("the writer's count", |guest| Ok(guest.writes_of(unit).ok()))?;
+        let what = format!("{unit} writes again, within {} s", PATIENCE.as_secs());
+        self.wait_until(&what, |guest| Ok(guest.writes_of(unit).ok().filter(|count| *count > before))).map(drop)
+    }
+}

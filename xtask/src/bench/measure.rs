@@ -38,19 +38,19 @@ impl Subject {
 
 /// What one round took.
 #[derive(Debug, Clone, Copy)]
-struct Sample {
-    wall: f64,
-    cpu: f64,
+pub struct Sample {
+    pub wall: f64,
+    pub cpu: f64,
 }
 
 /// The medians of both agents' rounds.
-struct Medians {
-    original: Sample,
-    ours: Sample,
+pub struct Medians {
+    pub original: Sample,
+    pub ours: Sample,
 }
 
 /// Lets both take turns; who begins changes from round to round. `units` divides the times: calls, bytes.
-fn take_turns<T>(
+pub fn take_turns<T>(
     rounds: u32,
     units: f64,
     subjects: &mut [T; 2],
@@ -77,12 +77,13 @@ fn take_turns<T>(
     Ok(Medians { original, ours })
 }
 
-fn both(programs: &Programs) -> Result<[Subject; 2]> {
+/// A fresh agent of each.
+pub fn both(programs: &Programs) -> Result<[Subject; 2]> {
     Ok([Subject::start(&programs.original)?, Subject::start(&programs.ours)?])
 }
 
 /// Wall and processor time of what `work` makes the agent do.
-fn timed(subject: &mut Subject, work: impl FnOnce(&mut Subject) -> Result<()>) -> Result<Sample> {
+pub fn timed(subject: &mut Subject, work: impl FnOnce(&mut Subject) -> Result<()>) -> Result<Sample> {
     let cpu_before = cpu_time(subject.agent.pid())?;
     let started = Instant::now();
     work(subject)?;
@@ -91,7 +92,8 @@ fn timed(subject: &mut Subject, work: impl FnOnce(&mut Subject) -> Result<()>) -
     Ok(Sample { wall: wall.as_secs_f64(), cpu: cpu.as_secs_f64() })
 }
 
-fn row(name: &str, unit: Unit, original: f64, ours: f64, target: Target) -> Row {
+/// A row of two numbers.
+pub fn row(name: &str, unit: Unit, original: f64, ours: f64, target: Target) -> Row {
     Row { name: name.to_owned(), unit, original: Some(original), ours: Some(ours), target }
 }
 

@@ -1,11 +1,15 @@
 //! `cargo xtask bench`: our agent beside the original, in one run, round by round in turns, so that whatever else the
 //! machine does falls on both.
 //!
-//! It measures and marks, and never fails for a number. Adding a measurement: a function in `measure.rs` that gives
-//! [`Row`]s, and its call in [`measure_all`].
+//! It measures and marks, and never fails for a number. Adding a measurement: a function that gives [`Row`]s, in `measure.rs`
+//! or beside it, and its call in [`measure_all`].
 
+mod growth;
+mod information;
+mod loops;
 mod measure;
 mod mixed;
+mod namespace;
 mod picture;
 mod process;
 mod stuck;
@@ -128,6 +132,10 @@ fn measure_all(programs: &Programs, effort: Effort, only: &str) -> Result<Vec<Ro
     measure("guest-file-write", &|| measure::writes(programs, effort))?;
     measure("peak memory", &|| measure::peak_memory(programs))?;
     measure("a mixed load", &|| mixed::load(programs, effort))?;
+    measure("commands that tell of the machine", &|| information::commands(programs, effort))?;
+    measure("many processors", &|| growth::processors(programs, effort))?;
+    measure("many file systems", &|| growth::file_systems(programs, effort))?;
+    measure("many interfaces", &|| growth::interfaces(programs, effort))?;
     measure("a stuck command", &|| stuck::measure(programs, effort))?;
     Ok(rows)
 }

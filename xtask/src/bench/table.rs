@@ -18,6 +18,8 @@ pub enum Unit {
     SecondsPerGigabyte,
     /// A number of things; less is better.
     Count,
+    /// So many times something else; less is better.
+    Times,
 }
 
 /// What was promised.
@@ -84,6 +86,7 @@ impl Row {
             Unit::BytesPerSecond => format!("{}/s", style::bytes(value)),
             Unit::SecondsPerGigabyte => format!("{value:.3} s/GB"),
             Unit::Count => format!("{value:.0}"),
+            Unit::Times => format!("{value:.2}x"),
         }
     }
 

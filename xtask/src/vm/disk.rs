@@ -88,21 +88,31 @@ impl Guest {
         let device = json!({"driver": "scsi-hd", "bus": "plugs.0", "id": name, "drive": node_name(name),
             "serial": name, "physical_block_size": 512, "discard_granularity": 512});
         self.machine().qmp("device_add", &device)?;
-        self.disks().push(name.to_owned());
+        self.disks().push(Disk { name: name.to_owned(), device: String::new() });
         let device = self.wait_until(&format!("the guest sees disk {name}"), |guest| {
             let path = guest.shell(&format!("lsblk -dnpo PATH,SERIAL | awk '$2 == \"{name}\" {{ print $1 }}'"))?;
             Ok((!path.is_empty()).then_some(path))
         })?;
         // The rules for a new disk open it: whoever formats it now is in their way.
         self.shell("udevadm settle")?;
-        Ok(Disk { name: name.to_owned(), device })
+        let disk = Disk { name: name.to_owned(), device };
+        if let Some(last) = self.disks().last_mut() {
+            *last = disk.clone();
+        }
+        Ok(disk)
+    }
+
+    /// The disk that was plugged in under this name.
+    pub fn disk(&mut self, name: &str) -> Result<Disk> {
+        let disk = self.disks().iter().find(|disk| disk.name == name).cloned();
+        disk.with_context(|| format!("there is no disk {name}"))
     }
 
     /// Pulls a disk out, in use or not, and waits until the guest has let it go.
     pub fn unplug_disk(&mut self, name: &str) -> Result<()> {
         self.machine().qmp("device_del", &json!({"id": name}))?;
         self.machine().wait_for_event_of("DEVICE_DELETED", &json!({"device": name}), PATIENCE)?;
-        self.disks().retain(|known| known != name);
+        self.disks().retain(|known| known.name != name);
         self.machine().qmp("blockdev-del", &json!({"node-name": node_name(name)}))?;
         // Only a slow disk has a limit.
         let _: Result<Value> = self.machine().qmp("object-del", &json!({"id": format!("{name}-speed")}));

@@ -27,16 +27,31 @@ fn drop_in_folder(unit: &str) -> String {
 
 impl Guest {
     /// Whether a file system is frozen: the kernel is asked for a freeze, which a frozen one refuses and another is
-    /// given back at once.
+    /// given back at once. What lies on a frozen one of another kind must not be asked: it would wait.
     pub fn freeze_state(&mut self, mountpoint: &str) -> Result<FreezeState> {
-        let script = format!("LC_ALL=C fsfreeze -f '{mountpoint}' && fsfreeze -u '{mountpoint}'");
-        let result = self.shell_result(&script)?;
-        match (result.status, &result.stderr) {
-            (0, _) => Ok(FreezeState::Thawed),
-            (_, told) if told.contains("resource busy") => Ok(FreezeState::Frozen),
-            (_, told) if told.contains("not supported") => Ok(FreezeState::Impossible),
-            (_, told) => bail!("asking for a freeze of {mountpoint}: {told}"),
-        }
+        Ok(self.freeze_states(&[mountpoint])?[0])
+    }
+
+    /// Like [`Guest::freeze_state`], for several in turn.
+    pub fn freeze_states(&mut self, mountpoints: &[&str]) -> Result<Vec<FreezeState>> {
+        let names: Vec<String> = mountpoints.iter().map(|mountpoint| format!("'{mountpoint}'")).collect();
+        let script = format!(
+            "export LC_ALL=C; for place in {}; do
+                 told=$(fsfreeze -f \"$place\" 2>&1) && fsfreeze -u \"$place\"; echo \"told: $told\"; done",
+            names.join(" ")
+        );
+        let told = self.shell(&script)?;
+        let states: Vec<FreezeState> = told
+            .lines()
+            .map(|line| match line {
+                "told:" | "told: " => Ok(FreezeState::Thawed),
+                line if line.contains("resource busy") => Ok(FreezeState::Frozen),
+                line if line.contains("not supported") => Ok(FreezeState::Impossible),
+                line => bail!("asking for a freeze: {line}"),
+            })
+            .collect::<Result<_>>()?;
+        ensure!(states.len() == mountpoints.len(), "of {mountpoints:?} is told:\n{told}");
+        Ok(states)
     }
 
     /// Thaws everything through the machine's keyboard: works when no program of the guest can.

@@ -1,6 +1,7 @@
 //! A booted guest: both agents side by side on ports of their own, a way to run scripts in it, its monitor.
 
 use super::conversation::{Conversation, PATIENCE};
+use super::disk::Disk;
 use super::image::Image;
 use super::machine::{CONTROL_PORT, Hardware, Machine, ORIGINAL_PORT, OUR_PORT};
 use super::progress;
@@ -39,7 +40,7 @@ pub struct Guest {
     notes: Vec<String>,
     /// What the running case has made and plugged in.
     stage: Vec<Kind>,
-    disks: Vec<String>,
+    disks: Vec<Disk>,
     changed_units: Vec<String>,
     folder: tempfile::TempDir,
 }
@@ -53,6 +54,15 @@ pub struct ScriptResult {
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
+}
+
+impl ScriptResult {
+    /// The output without the last line end; a status other than 0 is an error that names the script.
+    pub(super) fn into_output(self, script: &str) -> Result<String> {
+        let Self { status, stdout, stderr } = self;
+        ensure!(status == 0, "in the guest, status {status}: {}\n{stdout}{stderr}", script.trim());
+        Ok(stdout.trim_end().to_owned())
+    }
 }
 
 /// The cost of a process in the guest so far.
@@ -135,43 +145,13 @@ impl Guest {
     /// Runs a script in the guest as root, through an agent that no test touches, and returns its output without the
     /// last line end. A status other than 0 is an error.
     pub fn shell(&mut self, script: &str) -> Result<String> {
-        let result = self.shell_result(script)?;
-        ensure!(
-            result.status == 0,
-            "in the guest, status {}: {}\n{}{}",
-            result.status,
-            script.trim(),
-            result.stdout,
-            result.stderr
-        );
-        Ok(result.stdout.trim_end().to_owned())
+        self.shell_result(script)?.into_output(script)
     }
 
     /// Runs a script in the guest as root, however it ends.
     pub fn shell_result(&mut self, script: &str) -> Result<ScriptResult> {
         let Some(control) = &mut self.control else { bail!("the guest cannot be controlled") };
-        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
-        let pid = control.call("guest-exec", &arguments)?["pid"].clone();
-        let deadline = Instant::now() + BOOT_PATIENCE;
-        let mut pause = Duration::from_millis(10);
-        loop {
-            let status = control.call("guest-exec-status", &json!({"pid": pid}))?;
-            if status["exited"] == true {
-                let text = |name: &str| -> Result<String> {
-                    let bytes = decode(status[name].as_str().unwrap_or_default())?;
-                    Ok(String::from_utf8_lossy(&bytes).into_owned())
-                };
-                let by_signal = status["signal"].as_i64().map_or(-1, |signal| 128 + signal);
-                return Ok(ScriptResult {
-                    status: status["exitcode"].as_i64().unwrap_or(by_signal),
-                    stdout: text("out-data")?,
-                    stderr: text("err-data")?,
-                });
-            }
-            ensure!(Instant::now() < deadline, "does not end in the guest: {}", script.trim());
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(200));
-        }
+        run_script(control, script)
     }
 
     /// The process that our unit runs at the moment.
@@ -238,8 +218,8 @@ impl Guest {
         &mut self.stage
     }
 
-    /// The names of the disks that the running case has plugged in.
-    pub(super) fn disks(&mut self) -> &mut Vec<String> {
+    /// The disks that the running case has plugged in.
+    pub(super) fn disks(&mut self) -> &mut Vec<Disk> {
         &mut self.disks
     }
 
@@ -302,6 +282,32 @@ impl Guest {
     }
 }
 
+/// Runs a script as root through an agent, however it ends.
+pub(super) fn run_script(control: &mut Conversation, script: &str) -> Result<ScriptResult> {
+    let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+    let pid = control.call("guest-exec", &arguments)?["pid"].clone();
+    let deadline = Instant::now() + BOOT_PATIENCE;
+    let mut pause = Duration::from_millis(10);
+    loop {
+        let status = control.call("guest-exec-status", &json!({"pid": pid}))?;
+        if status["exited"] == true {
+            let text = |name: &str| -> Result<String> {
+                let bytes = decode(status[name].as_str().unwrap_or_default())?;
+                Ok(String::from_utf8_lossy(&bytes).into_owned())
+            };
+            let by_signal = status["signal"].as_i64().map_or(-1, |signal| 128 + signal);
+            return Ok(ScriptResult {
+                status: status["exitcode"].as_i64().unwrap_or(by_signal),
+                stdout: text("out-data")?,
+                stderr: text("err-data")?,
+            });
+        }
+        ensure!(Instant::now() < deadline, "does not end in the guest: {}", script.trim());
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
+}
+
 /// Decodes what an agent sent as base64.
 pub fn decode(base64: &str) -> Result<Vec<u8>> {
     base64_simd::STANDARD.decode_to_vec(base64).context("bad base64")
@@ -314,7 +320,7 @@ pub fn our_port() -> Value {
 }
 
 /// Lays our agent's files out as its package would, under `root`.
-fn install_our_agent(program: &Path, root: &Path) -> Result<()> {
+pub(super) fn install_our_agent(program: &Path, root: &Path) -> Result<()> {
     let copy = |from: &Path, to: &str, mode: u32| -> Result<()> {
         let to = root.join(to);
         fs::create_dir_all(to.parent().unwrap_or(root))?;

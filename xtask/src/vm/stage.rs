@@ -218,8 +218,8 @@ impl Guest {
             script += &format!("at={}; umount $at || umount -l $at; {clear}\nrmdir $at\n", kind.mountpoint());
         }
         let said = if script.is_empty() { None } else { Some(self.shell_result(&script)?) };
-        for name in self.disks().clone() {
-            self.unplug_disk(&name).with_context(|| format!("clearing away: {said:?}"))?;
+        for disk in self.disks().clone() {
+            self.unplug_disk(&disk.name).with_context(|| format!("clearing away: {said:?}"))?;
         }
         Ok(())
     }

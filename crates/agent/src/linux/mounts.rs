@@ -4,7 +4,7 @@
 //! are found by their nodes, and what is mounted on what by the mount points.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -66,18 +66,29 @@ pub struct Mount {
 
 /// All mounts, in the kernel's order.
 pub fn all(root: &Root) -> Result<Vec<Mount>, Error> {
-    if let Ok(text) = root.read(MOUNTINFO) {
-        return Ok(lines(&text).filter_map(Mount::parse).collect());
-    }
-    let text = root.read(MOUNTS).map_err(|error| Error::io(format!("failed to open mtab file: '{MOUNTS}'"), &error))?;
-    Ok(from_mounts(root, &text))
+    those(root, |_, _| true)
 }
 
 /// The file systems with a block device, each where it is mounted first.
 pub fn with_devices(root: &Root) -> Result<Vec<Mount>, Error> {
     let mut seen = HashSet::new();
-    let mounts = all(root)?.into_iter().filter_map(|mount| with_device(root, mount));
+    let mounts = those(root, may_have_device)?.into_iter().filter_map(|mount| with_device(root, mount));
     Ok(mounts.filter(|mount| seen.insert(mount.device)).collect())
+}
+
+/// The mounts whose device and kind are wanted. Most of a machine's mounts are not, so what else a line tells is not
+/// looked at before.
+fn those(root: &Root, is_wanted: fn(DeviceNumber, &[u8]) -> bool) -> Result<Vec<Mount>, Error> {
+    if let Ok(text) = root.read(MOUNTINFO) {
+        return Ok(lines(&text).filter_map(|line| Mount::parse(line, is_wanted)).collect());
+    }
+    let text = root.read(MOUNTS).map_err(|error| Error::io(format!("failed to open mtab file: '{MOUNTS}'"), &error))?;
+    Ok(from_mounts(root, &text))
+}
+
+/// Whether [`with_device`] might find one.
+fn may_have_device(device: DeviceNumber, kind: &[u8]) -> bool {
+    device.major != 0 || kind == b"btrfs"
 }
 
 /// The mount if it has a device. A btrfs has a number of its own, as it may lie on several devices; its source is one.
@@ -109,16 +120,21 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 impl Mount {
     /// Reads a line: `36 35 98:0 /in/it /mnt rw,noatime master:1 - ext4 /dev/root rw`.
-    fn parse(line: &[u8]) -> Option<Self> {
+    fn parse(line: &[u8], is_wanted: fn(DeviceNumber, &[u8]) -> bool) -> Option<Self> {
         let mut words = line.split(|byte| *byte == b' ');
         let mut text = || std::str::from_utf8(words.next()?).ok();
         let (id, parent_id) = (text()?.parse().ok()?, text()?.parse().ok()?);
         let device = DeviceNumber::parse(text()?)?;
-        let (root, mountpoint) = (unescape(words.next()?), unescape(words.next()?));
+        let (root, mountpoint) = (words.next()?, words.next()?);
         // The mount's own options and some optional words, then a dash.
         words.find(|word| *word == b"-")?;
-        let (kind, source) = (kind(words.next()?), unescape(words.next()?));
+        let kind_word = words.next()?;
+        if !is_wanted(device, kind_word) {
+            return None;
+        }
+        let source = unescape(words.next()?);
         let is_read_only = words.next().is_some_and(says_read_only);
+        let (root, mountpoint, kind) = (unescape(root), unescape(mountpoint), kind(kind_word));
         Some(Self { id, parent_id, device, root, mountpoint, is_read_only, kind, source })
     }
 }
@@ -162,6 +178,9 @@ fn says_read_only(options: &[u8]) -> bool {
 
 /// Undoes the kernel's `\040` for a blank and the like.
 pub(crate) fn unescape(word: &[u8]) -> PathBuf {
+    if !word.contains(&b'\\') {
+        return OsStr::from_bytes(word).into();
+    }
     let mut bytes = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((&first, after)) = rest.split_first() {
@@ -202,7 +221,7 @@ mod tests {
                 kind: "ext4".to_owned(),
                 source: "/dev/root".into(),
             };
-            assert_eq!(Mount::parse(line.as_bytes()), Some(expected));
+            assert_eq!(Mount::parse(line.as_bytes(), |_, _| true), Some(expected));
         }
     }
 
@@ -210,7 +229,7 @@ mod tests {
     fn a_file_system_is_read_only_if_it_is_so_itself() {
         let is_read_only = |mount: &str, filesystem: &str| {
             let line = format!("1 0 254:0 / / {mount} - ext4 /dev/vda {filesystem}");
-            Mount::parse(line.as_bytes()).unwrap().is_read_only
+            Mount::parse(line.as_bytes(), |_, _| true).unwrap().is_read_only
         };
         assert!(is_read_only("ro,noatime", "ro"));
         assert!(is_read_only("ro", "errors=x,ro"));
@@ -253,7 +272,7 @@ mod tests {
         for line in
             ["", "1 2", "1 2 x:y / / rw - ext4 /dev/vda rw", "1 2 254:0 / / rw ext4 /dev/vda rw", "1 2 254:0 / / rw -"]
         {
-            assert_eq!(Mount::parse(line.as_bytes()), None, "{line}");
+            assert_eq!(Mount::parse(line.as_bytes(), |_, _| true), None, "{line}");
         }
     }
 

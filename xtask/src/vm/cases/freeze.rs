@@ -7,7 +7,7 @@ use super::Case;
 use crate::vm::conversation::Conversation;
 use crate::vm::frozen::FreezeState;
 use crate::vm::guest::Guest;
-use crate::vm::stage::Kind;
+use crate::vm::stage::{Kind, disk_name};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     Case { name: "freeze_of_everything_stops_writers_until_the_thaw", run: everything },
     Case { name: "freeze_leaves_six_commands_and_gives_all_back", run: rules },
     Case { name: "freeze_hook_is_called_as_by_the_original", run: hook },
+    Case { name: "freeze_makes_a_copy_of_the_host_whole", run: copies },
 ];
 
 /// The two agents.
@@ -41,24 +42,18 @@ fn freeze_list(names: &[&str]) -> Value {
 
 /// Freezes, looks, thaws: how many were frozen, which of `watched` are, and how many were thawed.
 fn round(guest: &mut Guest, agent: Agent, request: &Value, watched: &[String]) -> Result<(Value, Vec<String>, Value)> {
+    let names: Vec<&str> = watched.iter().map(String::as_str).collect();
     let mut host = talk(guest, agent)?;
     let reply = host.ask(request)?;
-    let mut frozen = Vec::new();
-    let looked = watched.iter().try_for_each(|mountpoint| -> Result<()> {
-        if guest.freeze_state(mountpoint)? == FreezeState::Frozen {
-            frozen.push(mountpoint.clone());
-        }
-        Ok(())
-    });
+    let states = guest.freeze_states(&names);
     let status = host.call("guest-fsfreeze-status", &json!({}));
     let thawed = host.ask(&json!({"execute": "guest-fsfreeze-thaw"}))?;
-    looked?;
+    let frozen = watched.iter().zip(states?).filter(|(_, state)| *state == FreezeState::Frozen);
+    let frozen = frozen.map(|(mountpoint, _)| mountpoint.clone()).collect();
     let expected = if reply["return"].as_i64().is_some_and(|count| count > 0) { "frozen" } else { "thawed" };
     ensure!(status.as_ref().is_ok_and(|status| status == expected), "{agent:?}: {request}: {reply}, then {status:?}");
-    for mountpoint in watched {
-        let state = guest.freeze_state(mountpoint)?;
-        ensure!(state != FreezeState::Frozen, "{agent:?}: {request}: {mountpoint} is frozen after the thaw: {thawed}");
-    }
+    let states = guest.freeze_states(&names)?;
+    ensure!(!states.contains(&FreezeState::Frozen), "{agent:?}: {request}: {states:?} after the thaw: {thawed}");
     Ok((reply, frozen, thawed))
 }
 
@@ -70,7 +65,12 @@ fn kinds(guest: &mut Guest) -> Result<()> {
     for agent in BOTH {
         for kind in Kind::ALL {
             let at = kind.mountpoint();
-            let (reply, frozen, thawed) = round(guest, agent, &freeze_list(&[&at]), &mountpoints)?;
+            // Who asks for the state of what lies on a frozen file system waits for the thaw.
+            let watched: Vec<String> = match kind {
+                Kind::Base => mountpoints.iter().filter(|other| **other != Kind::Loop.mountpoint()).cloned().collect(),
+                _ => mountpoints.clone(),
+            };
+            let (reply, frozen, thawed) = round(guest, agent, &freeze_list(&[&at]), &watched)?;
             // A second mount of a file system is not in the original's list; ours finds the file system by it.
             let is_frozen = kind.can_be_frozen() && (*kind != Kind::Bind || agent == Agent::Ours);
             let expected = json!({"return": i32::from(is_frozen)});
@@ -188,10 +188,9 @@ fn freeze_everything(guest: &mut Guest, watched: &[String], writer: &str) -> Res
 }
 
 fn look_while_frozen(guest: &mut Guest, host: &mut Conversation, watched: &[String], writer: &str) -> Result<()> {
-    for mountpoint in watched {
-        let state = guest.freeze_state(mountpoint)?;
-        ensure!(state == FreezeState::Frozen, "{mountpoint} is {state:?}");
-    }
+    let names: Vec<&str> = watched.iter().map(String::as_str).collect();
+    let states = guest.freeze_states(&names)?;
+    ensure!(states.iter().all(|state| *state == FreezeState::Frozen), "{names:?} are {states:?}");
     // It may have been told of a write that was done just before.
     guest.wait_until("the writer waits", |guest| {
         let state =
@@ -247,10 +246,11 @@ fn rules_while_frozen(host: &mut Conversation, agent: Agent, before: &Value) -> 
         }
         // The refusal comes before anybody looks at arguments.
         for request in [json!({"execute": name}), json!({"execute": name, "arguments": {"nonsense": 1}, "id": 7})] {
-            let mut reply = host.ask(&request)?;
+            let reply = host.ask(&request)?;
+            let because = if agent == Agent::Ours { " (file systems are frozen)" } else { "" };
             let expected = json!({"class": "CommandNotFound",
-                "desc": format!("Command {name} has been disabled: the command is not allowed")});
-            ensure!(reply["error"].take() == expected, "{agent:?}: {request}: {reply}");
+                "desc": format!("Command {name} has been disabled: the command is not allowed{because}")});
+            ensure!(reply["error"] == expected, "{agent:?}: {request}: {reply}");
             ensure!(reply["id"] == request["id"], "{agent:?}: {request}: {reply}");
         }
     }
@@ -311,4 +311,74 @@ fn calls_of_hook(guest: &mut Guest, agent: Agent, at: &str) -> Result<()> {
     let called = calls(guest)?;
     guest.note(format!("{agent:?}: calls of a thaw of a thawed system: {}", called.replace('\n', ", ")));
     Ok(())
+}
+
+/// The check of a copied disk, in the guest: prints what is wrong with it, nothing if it is whole.
+fn check_script(kind: Kind, device: &str) -> String {
+    match kind {
+        // A journal with something in it is what a disk without power has.
+        Kind::Ext4 => format!(
+            "e2fsck -fn {device} > /run/fsck 2>&1 || cat /run/fsck
+             dumpe2fs -h {device} 2> /dev/null | grep -o needs_recovery; true"
+        ),
+        Kind::Xfs => format!("xfs_repair -n {device} > /run/fsck 2>&1 || cat /run/fsck"),
+        _ => format!("btrfs check --readonly --force {device} > /run/fsck 2>&1 || cat /run/fsck"),
+    }
+}
+
+fn copies(guest: &mut Guest) -> Result<()> {
+    let kinds = [Kind::Ext4, Kind::Xfs, Kind::Btrfs];
+    let mut writers = Vec::new();
+    for kind in kinds {
+        let at = guest.make_file_system(kind)?;
+        writers.push(guest.start_writer(&at)?);
+    }
+    let outcome = copies_of(guest, &kinds, &writers);
+    guest.shell(&format!("systemctl stop {}", writers.join(" ")))?;
+    outcome
+}
+
+fn copies_of(guest: &mut Guest, kinds: &[Kind], writers: &[String]) -> Result<()> {
+    let mountpoints: Vec<String> = kinds.iter().map(|kind| kind.mountpoint()).collect();
+    let names: Vec<&str> = mountpoints.iter().map(String::as_str).collect();
+    // A file system in use is not whole: else the test would prove nothing.
+    let found = check_copies(guest, &kinds[..1], |guest| Ok(vec![copy_of(guest, Kind::Ext4)?]))?;
+    ensure!(!found.is_empty(), "a copy of a disk that is written to is whole");
+    for agent in BOTH {
+        let mut host = talk(guest, agent)?;
+        let found = check_copies(guest, kinds, |guest| {
+            let reply = host.ask(&freeze_list(&names))?;
+            ensure!(reply == json!({"return": kinds.len()}), "{agent:?}: {reply}");
+            let copied = kinds.iter().map(|kind| copy_of(guest, *kind)).collect();
+            let thawed = host.ask(&json!({"execute": "guest-fsfreeze-thaw"}))?;
+            ensure!(thawed == reply, "{agent:?}: {thawed}");
+            copied
+        })?;
+        ensure!(found.is_empty(), "{agent:?}: the copies are not whole:\n{found}");
+        for writer in writers {
+            guest.wait_for_writes(writer)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_of(guest: &mut Guest, kind: Kind) -> Result<String> {
+    let disk = guest.disk(&disk_name(kind, 1))?;
+    guest.copy_disk(&disk)
+}
+
+/// What is wrong with the copies that `copy` makes.
+fn check_copies(
+    guest: &mut Guest,
+    kinds: &[Kind],
+    copy: impl FnOnce(&mut Guest) -> Result<Vec<String>>,
+) -> Result<String> {
+    let names = copy(guest)?;
+    let mut found = String::new();
+    for (kind, name) in kinds.iter().zip(names) {
+        let device = guest.plug_copy(&name)?.device;
+        found += &guest.shell(&check_script(*kind, &device))?;
+        guest.unplug_disk(&name)?;
+    }
+    Ok(found)
 }

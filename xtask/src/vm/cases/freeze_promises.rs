@@ -52,7 +52,7 @@ fn with_file_systems(guest: &mut Guest, configuration: &str, run: impl FnOnce(&m
     let outcome = run(guest);
     // Whatever the case has left: no agent may be held by a frozen disk.
     let cleaned = guest.shell(&format!(
-        "systemctl kill --signal KILL {OUR_UNIT} 2> /dev/null; pkill -KILL -x qemu-ga-guard\n{CLEAN_UP}\n\
+        "systemctl unmask --runtime {OUR_UNIT}; systemctl kill --signal KILL {OUR_UNIT} 2> /dev/null; pkill -KILL -x qemu-ga-guard\n{CLEAN_UP}\n\
          rm -f /run/qga.state.*\nsystemctl reset-failed {OUR_UNIT}; systemctl restart {OUR_UNIT}"
     ));
     outcome.and(cleaned.map(drop))
@@ -150,6 +150,9 @@ fn host_gone(guest: &mut Guest) -> Result<()> {
         host.send_request(&json!({"execute": "guest-fsfreeze-freeze-list", "arguments": {"mountpoints": ["/mnt/b"]}}))?;
         // Gone before the reply.
         drop(host);
+        guest.wait_until("the freeze has begun", |guest| {
+            Ok((guest.shell_result("test -e /run/qga.state.isfrozen")?.status == 0).then_some(()))
+        })?;
         wait_for_thaw(guest)?;
         expect_writes(guest, &["/mnt/b"], true)
     })
@@ -159,6 +162,7 @@ fn terminated(guest: &mut Guest) -> Result<()> {
     with_file_systems(guest, "", |guest| {
         let mut host = guest.talk_to_ours()?;
         freeze(&mut host, &["/mnt/a", "/mnt/b"])?;
+        drop(host);
         guest.shell(&format!("systemctl stop {OUR_UNIT}"))?;
         expect_writes(guest, &["/mnt/a", "/mnt/b"], true)?;
         let left = guest.shell_result("pgrep -x qemu-ga-guard; ls /run/qga.state.*")?.stdout;
@@ -174,6 +178,7 @@ fn killed(guest: &mut Guest) -> Result<()> {
     with_file_systems(guest, "", |guest| {
         let mut host = guest.talk_to_ours()?;
         freeze(&mut host, &["/mnt/a", "/mnt/b"])?;
+        drop(host);
         let killed = guest.our_pid()?;
         guest.shell(&format!("kill -9 {killed}"))?;
         guest.wait_until("the agent is started anew", |guest| Ok((guest.our_pid()? != killed).then_some(())))?;
@@ -192,10 +197,11 @@ fn killed(guest: &mut Guest) -> Result<()> {
 }
 
 fn orphaned(guest: &mut Guest) -> Result<()> {
-    with_file_systems(guest, "fsfreeze-timeout=8", |guest| {
+    with_file_systems(guest, "fsfreeze-timeout=25", |guest| {
         let mut host = guest.talk_to_ours()?;
         freeze(&mut host, &["/mnt/a", "/mnt/b"])?;
-        // Nothing starts it again: no restart, and its file cannot be executed.
+        drop(host);
+        // A masked unit is not started again.
         let dead = format!("systemctl mask --runtime {OUR_UNIT}; kill -9 {}", guest.our_pid()?);
         guest.shell(&dead)?;
         expect_writes(guest, &["/mnt/a"], false)?;
@@ -216,6 +222,7 @@ fn both_killed(guest: &mut Guest) -> Result<()> {
     with_file_systems(guest, "", |guest| {
         let mut host = guest.talk_to_ours()?;
         freeze(&mut host, &["/mnt/a", "/mnt/inner", "/mnt/b"])?;
+        drop(host);
         let killed = guest.our_pid()?;
         guest.shell(&format!("kill -9 {killed} $(pgrep -x qemu-ga-guard)"))?;
         guest.wait_until("the agent is started anew", |guest| Ok((guest.our_pid()? != killed).then_some(())))?;

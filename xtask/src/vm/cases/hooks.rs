@@ -4,12 +4,11 @@
 use super::Case;
 use crate::vm::Skipped;
 use crate::vm::conversation::{Conversation, PATIENCE};
+use crate::vm::disk::{Disk, DiskOptions};
 use crate::vm::guest::{Guest, OUR_UNIT};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use std::fs::{self, File};
-use std::path::Path;
-use std::process::Command;
+use std::fs;
 
 pub const CASES: &[Case] = &[
     Case { name: "hooks_are_called_around_a_freeze_in_order_and_in_reverse", run: order },
@@ -251,8 +250,7 @@ fn around_a_freeze(guest: &mut Guest, host: &mut Conversation) -> Result<String>
     said(guest)
 }
 
-/// Where the databases are: a disk of their own, copied by the host while it is frozen.
-const DISK_BYTES: u64 = 700 << 20;
+/// The hooks that are shipped.
 const HOOKS: [(&str, &str); 3] = [
     ("10-mariadb", include_str!("../../../../packaging/hooks/10-mariadb")),
     ("20-postgresql", include_str!("../../../../packaging/hooks/20-postgresql")),
@@ -328,40 +326,22 @@ fn databases(guest: &mut Guest) -> Result<()> {
     if guest.shell_result("command -v mariadbd redis-server pg_createcluster")?.status != 0 {
         return Err(Skipped::because("the guest's image has no databases"));
     }
-    let original = guest.folder().join("databases.img");
-    File::create(&original)?.set_len(DISK_BYTES)?;
-    let outcome = with_disk(guest, &original, "DATABASES", snapshot).and_then(|written| {
-        let copy = guest.folder().join("snapshot.img");
-        with_disk(guest, &copy, "SNAPSHOT", |guest, disk| look_at_snapshot(guest, disk, &written))
+    // A disk of their own, which the host copies while it is frozen.
+    let disk = guest.plug_disk("databases", DiskOptions::default())?;
+    let outcome = snapshot(guest, &disk).and_then(|(copy, written)| {
+        take_away(guest, &disk)?;
+        let disk = guest.plug_copy(&copy)?;
+        let outcome = look_at_snapshot(guest, &disk, &written);
+        take_away(guest, &disk).and(outcome)
     });
-    guest.shell(&format!("{REMOVE_DATABASES}; systemctl restart {OUR_UNIT}"))?;
+    guest.shell(&format!("{STOP_DATABASES}; {REMOVE_DATABASES}; systemctl restart {OUR_UNIT}"))?;
     guest.talk_to_ours()?;
     outcome
 }
 
-/// Plugs a disk in for the time of an action, which gets its name in the guest.
-fn with_disk<T>(
-    guest: &mut Guest,
-    file: &Path,
-    serial: &str,
-    run: impl Fn(&mut Guest, &str) -> Result<T>,
-) -> Result<T> {
-    let (node, device) = (format!("node-{serial}"), format!("disk-{serial}"));
-    let backing = json!({"driver": "raw", "node-name": node, "file": {"driver": "file", "filename": file}});
-    guest.machine().qmp("blockdev-add", &backing)?;
-    let plugged = json!({"driver": "scsi-hd", "bus": "plugs.0", "id": device, "drive": node, "serial": serial});
-    guest.machine().qmp("device_add", &plugged)?;
-    let outcome = guest
-        .wait_until("the guest sees the disk", |guest| {
-            let name = guest.shell(&format!("udevadm settle; lsblk -dnpo NAME,SERIAL | sed -n 's/ *{serial}$//p'"))?;
-            Ok((!name.is_empty()).then_some(name))
-        })
-        .and_then(|disk| run(guest, &disk));
-    let stopped = guest.shell(STOP_DATABASES);
-    guest.machine().qmp("device_del", &json!({"id": device}))?;
-    guest.machine().wait_for_event("DEVICE_DELETED", PATIENCE)?;
-    guest.machine().qmp("blockdev-del", &json!({"node-name": node}))?;
-    outcome.and_then(|outcome| stopped.map(|_| outcome))
+fn take_away(guest: &mut Guest, disk: &Disk) -> Result<()> {
+    guest.shell(STOP_DATABASES)?;
+    guest.unplug_disk(&disk.name)
 }
 
 fn numbers(text: &str) -> Vec<u64> {
@@ -381,9 +361,9 @@ fn wait_for_writes(guest: &mut Guest, before: &[u64]) -> Result<Vec<u64>> {
     })
 }
 
-/// Copies the disk while it is frozen. The result is what had been acknowledged before.
-fn snapshot(guest: &mut Guest, disk: &str) -> Result<Vec<u64>> {
-    guest.shell(&format!("disk={disk}\n{MAKE_DATABASES}"))?;
+/// Copies the disk while it is frozen. The result is the copy and what had been acknowledged before.
+fn snapshot(guest: &mut Guest, disk: &Disk) -> Result<(String, Vec<u64>)> {
+    guest.shell(&format!("disk={}\n{MAKE_DATABASES}", disk.device))?;
     for (name, text) in HOOKS {
         let path = format!("{DIRECTORY}/{name}");
         guest.shell(&format!("cat > {path} <<'END-OF-HOOK'\n{text}END-OF-HOOK\nchmod 755 {path}"))?;
@@ -396,20 +376,18 @@ fn snapshot(guest: &mut Guest, disk: &str) -> Result<Vec<u64>> {
     let reply = host.ask(&request)?;
     expect("freeze", &reply, &json!({"return": 1}))?;
     let during = written(guest)?;
-    let copy = guest.folder().join("snapshot.img");
-    let original = guest.folder().join("databases.img");
-    let copied = Command::new("cp").arg("--sparse=always").args([&original, &copy]).status()?;
-    ensure!(copied.success(), "cannot copy the disk");
+    let copy = guest.copy_disk(disk)?;
     let after = written(guest)?;
     expect("thaw", &thaw(&mut host)?, &json!({"return": 1}))?;
     // Redis writes to its memory; the others wait for the disk, MariaDB for the lock before that.
     ensure!(after[..2] == during[..2], "written while frozen: {during:?} became {after:?}");
     let at_last = wait_for_writes(guest, &after)?;
     guest.note(format!("acknowledged: {before:?} before the freeze, {during:?} in it, {at_last:?} after it"));
-    Ok(before)
+    Ok((copy, before))
 }
 
-fn look_at_snapshot(guest: &mut Guest, disk: &str, before: &[u64]) -> Result<()> {
+fn look_at_snapshot(guest: &mut Guest, disk: &Disk, before: &[u64]) -> Result<()> {
+    let disk = &disk.device;
     guest.shell(&format!("fsck.ext4 -p {disk}; mkdir -p /srv/databases; mount {disk} /srv/databases"))?;
     // MyISAM notes in a table whether it was closed; under the lock all are.
     let check = guest.shell("myisamchk --check --read-only /srv/databases/mariadb/lab/plain.MYI 2>&1")?;

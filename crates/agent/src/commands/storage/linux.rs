@@ -74,11 +74,11 @@ pub fn disks(root: &Root) -> Result<Vec<DiskInfo>, Error> {
     let (mut found, deadline) = (Vec::new(), Deadline::new());
     for name in names {
         let link = Path::new(DISKS).join(&name);
-        // Files beside the links are no disks, and an empty drive has no size.
-        let Some(path) = block::linked(root, &link) else { continue };
-        if root.read_text(path.join("size")).is_ok_and(|size| size == "0") {
+        // An empty drive has no size, and files beside the links are no disks.
+        if root.read_text(link.join("size")).is_ok_and(|size| size == "0") {
             continue;
         }
+        let Some(path) = block::linked(root, &link) else { continue };
         let uevent = block::Uevent::read(root, &path);
         let Some(node) = uevent.node.clone() else { continue };
         found.extend(partitions(root, &path, &name, &node));

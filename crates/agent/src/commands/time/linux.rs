@@ -80,7 +80,7 @@ fn set_from_hardware_clock(root: &Root) -> Result<(), Error> {
     match outcome {
         Ok(Ok(Some(Ok(())))) => Ok(()),
         Ok(Ok(Some(Err(cause)))) => Err(Error::io("Failed to set time to guest", &cause)),
-        Ok(Ok(None)) => failed(&format!("there is none ({})", hardware_clock::PATHS.join(", "))),
+        Ok(Ok(None)) => failed("there is none, neither /dev/rtc0 nor /dev/rtc nor another"),
         Ok(Err((path, cause))) => failed(&format!("{path}: {}", cause_text(&cause))),
         Err(why) => failed(&why),
     }

@@ -16,8 +16,10 @@ use tz::UtcDateTime;
 use super::super::zone::{self, Environment, Zone};
 use crate::root::Root;
 
-/// Where the clock is: the first that there is.
-pub const PATHS: [&str; 2] = ["/dev/rtc0", "/dev/rtc"];
+/// Where the kernel lists the clocks. The nodes have the same names.
+const CLOCKS: &str = "/sys/class/rtc";
+/// Clocks by the order in which they are taken, before others that there may be: those that hwclock(8) takes.
+const NAMES: [&str; 2] = ["rtc0", "rtc"];
 /// How long the next second may take to come.
 const SECOND_PATIENCE: Duration = Duration::from_secs(2);
 /// By how much the moment for setting it may be missed, and how often it is waited for.
@@ -28,8 +30,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 /// The clock.
 pub struct HardwareClock {
-    /// Its name.
-    pub path: &'static str,
+    /// Its node.
+    pub path: String,
     file: File,
     /// The zone that its time is meant in; UTC if absent.
     zone: Option<Zone>,
@@ -38,7 +40,7 @@ pub struct HardwareClock {
 }
 
 /// Why the clock at a path does not do what it should.
-pub type Failure = (&'static str, io::Error);
+pub type Failure = (String, io::Error);
 
 /// Whether a failure to set the clock says that it is one that nobody can set.
 pub fn is_only_read(cause: &io::Error) -> bool {
@@ -50,11 +52,14 @@ pub fn is_only_read(cause: &io::Error) -> bool {
 impl HardwareClock {
     /// Opens the machine's clock; `None` if it has none.
     pub fn open(root: &Root, environment: &Environment) -> Result<Option<Self>, Failure> {
-        for path in PATHS {
-            match open_when_free(root, path) {
+        let mut names: Vec<String> = NAMES.map(str::to_owned).into();
+        names.extend(root.list(CLOCKS).unwrap_or_default());
+        for name in names {
+            let path = format!("/dev/{name}");
+            match open_when_free(root, &path) {
                 Ok(file) => {
                     let zone = keeps_local_time(root).then(|| zone::local(root, environment));
-                    return Ok(Some(Self { path, file, zone, first_second: first_second(root) }));
+                    return Ok(Some(Self { path, file, zone, first_second: first_second(root, &name) }));
                 }
                 Err(cause) if is_missing(&cause) => {}
                 Err(cause) => return Err((path, cause)),
@@ -127,9 +132,11 @@ fn keeps_local_time(root: &Root) -> bool {
 }
 
 /// The clock of a PC begins its next second half a second after it was set, others a whole one.
-fn first_second(root: &Root) -> Duration {
-    let name = root.read_text("/sys/class/rtc/rtc0/name").unwrap_or_default();
-    if name.starts_with("rtc_cmos") { Duration::from_millis(500) } else { Duration::from_secs(1) }
+fn first_second(root: &Root, name: &str) -> Duration {
+    // Without a number it is a link to the first one.
+    let name = if name == "rtc" { "rtc0" } else { name };
+    let driver = root.read_text(format!("{CLOCKS}/{name}/name")).unwrap_or_default();
+    if driver.starts_with("rtc_cmos") { Duration::from_millis(500) } else { Duration::from_secs(1) }
 }
 
 /// When the clock is to be set, counted from a time, and to which second, so that its seconds begin with the time's.
@@ -222,8 +229,11 @@ mod tests {
         assert!(keeps_local_time(&machine("/etc/adjtime", "0.0 0 0\n0\nLOCAL\n").1));
         assert!(!keeps_local_time(&machine("/etc/adjtime", "0.0 0 0\n0\nUTC\n").1));
         assert!(!keeps_local_time(&machine("/etc/adjtime", "LOCAL").1));
-        assert_eq!(first_second(&machine("/sys/class/rtc/rtc0/name", "rtc_cmos rtc_cmos\n").1).as_millis(), 500);
-        assert_eq!(first_second(&machine("/sys/class/rtc/rtc0/name", "rtc-pl031 9010000.pl031\n").1).as_secs(), 1);
+        assert_eq!(first_second(&machine("/sys/class/rtc/rtc0/name", "rtc_cmos rtc_cmos\n").1, "rtc").as_millis(), 500);
+        assert_eq!(
+            first_second(&machine("/sys/class/rtc/rtc1/name", "rtc-pl031 9010000.pl031\n").1, "rtc1").as_secs(),
+            1
+        );
     }
 
     #[test]

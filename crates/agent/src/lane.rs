@@ -196,6 +196,8 @@ impl Lane {
             }
         }
         self.voice.set_busy(true);
+        // Whoever wakes wants the lock.
+        drop(state);
         self.changed.notify_all();
     }
 

@@ -2,6 +2,7 @@
 //! survives it.
 
 use super::Case;
+use crate::vm::Skipped;
 use crate::vm::conversation::Conversation;
 use crate::vm::guest::Guest;
 use anyhow::{Context as _, Result, ensure};
@@ -342,12 +343,39 @@ fn sleep_and_wake(guest: &mut Guest, agent: Agent, command: &str) -> Result<()> 
     }
     guest.machine().qmp("system_wakeup", &json!({}))?;
     guest.machine().wait_for_event("WAKEUP", PATIENCE)?;
+    ensure_timers_run(guest)?;
     // The very next line is the answer to this.
     let reply = host.ask(&json!({"execute": "guest-ping", "id": "awake"}))?;
     ensure!(reply == json!({"return": {}, "id": "awake"}), "{command} of {agent:?}: after waking {reply}");
     drop(host);
     talk(guest, agent)?;
     Ok(())
+}
+
+/// QEMU without KVM often wakes a processor whose timer never fires again. Nothing in such a guest can wait for
+/// anything, so nothing can be shown in it.
+fn ensure_timers_run(guest: &mut Guest) -> Result<()> {
+    const SLEEP: &str = "for processor in 0 1 0 1; do taskset -c $processor sleep 0.1; done";
+    const TIMER_PATIENCE: Duration = Duration::from_secs(40);
+    // The original waits for nothing to answer these, and the host's time counts.
+    let mut host = guest.talk_to_original()?;
+    let arguments = json!({"path": "/bin/sh", "arg": ["-c", SLEEP]});
+    let pid = host.call("guest-exec", &arguments)?["pid"].clone();
+    let started = Instant::now();
+    while host.call("guest-exec-status", &json!({"pid": pid}))?["exited"] == false {
+        if started.elapsed() > TIMER_PATIENCE {
+            drop(host);
+            restart(guest)?;
+            return Err(Skipped::because("a processor's timer stands still after waking: a fault of QEMU without KVM"));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// Starts the guest anew by the host's will.
+fn restart(guest: &mut Guest) -> Result<()> {
+    guest.reboot(|guest| guest.machine().qmp("system_reset", &json!({})).map(drop))
 }
 
 /// Takes systemctl away from the agents while something is done.
@@ -428,10 +456,6 @@ fn sleep_with_swap(guest: &mut Guest) -> Result<()> {
         "{FIND_DISK}
          disk=$(disk memory); mkswap $disk && swapon $disk && cat /sys/block/${{disk##*/}}/dev > /sys/power/resume"
     ))?;
-    sleep_and_wake(guest, Agent::Ours, "guest-suspend-hybrid").context("by systemd")?;
-    without_systemctl(guest, |guest| {
-        sleep_and_wake(guest, Agent::Ours, "guest-suspend-hybrid").context("by the kernel")
-    })?;
     without_systemctl(guest, |guest| sleep_off_and_go_on(guest).context("by the kernel"))?;
     sleep_off_and_go_on(guest).context("by systemd")
 }

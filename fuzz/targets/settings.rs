@@ -1,0 +1,40 @@
+//! The agent's own files: configuration and state. What a dump of the configuration says is read back as the same, but
+//! for the order of lists, which each dump turns round as the original's does; a handle is never negative, whatever the
+//! state says.
+
+#![no_main]
+
+#[allow(dead_code, reason = "each target uses its own part of it")]
+mod machine;
+
+use std::cell::RefCell;
+
+use libfuzzer_sys::fuzz_target;
+use qga_agent::readers;
+
+use self::machine::{Machine, files};
+
+thread_local! {
+    static MACHINE: RefCell<Machine> = RefCell::new(Machine::new("settings"));
+}
+
+fuzz_target!(|input: &[u8]| {
+    let [configuration, state] = files(input);
+    match readers::configuration(configuration) {
+        // A form feed in front of a value is a blank to the reader, and the format has no escape for it.
+        Ok(dump) if dump.contains('\u{c}') => {}
+        Ok(dump) => {
+            let again = |dump: &String| readers::configuration(dump.as_bytes());
+            assert_eq!(again(&dump).and_then(|turned| again(&turned)).as_ref(), Ok(&dump), "{dump}");
+        }
+        Err(text) => {
+            assert!(text.len() < 2000 + 8 * configuration.len(), "{} bytes of error", text.len());
+            assert!(!text.contains('\n'), "an error is one line: {text}");
+        }
+    }
+    MACHINE.with_borrow(|machine| {
+        machine.write("/qga.state", state);
+        let handle = readers::next_handle(&machine.path("/")).expect("what cannot be understood is begun anew");
+        assert!(handle >= 0, "{handle}");
+    });
+});

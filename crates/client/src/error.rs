@@ -1,10 +1,13 @@
-//! What can go wrong between a host and an agent. Every text names the act, the object and the cause.
+//! What can go wrong between a host and an agent. Every text names the act, the object and the cause; [`Error::kind`]
+//! says what a caller can do about it.
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::kind::Kind;
 
 /// An error that the agent itself reported.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -19,12 +22,28 @@ pub struct AgentError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The socket could not be reached.
+    /// A text names no target.
+    Target {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The socket, port or device could not be reached.
     Connect {
-        /// Path of the socket.
+        /// Path of the socket, or the target.
         path: String,
         /// What the system said.
         source: io::Error,
+    },
+    /// What stands between this side and the agent says why it is not reached: libvirt, or a hypervisor's socket.
+    Unreachable {
+        /// The target.
+        target: String,
+        /// Which of the reasons it is.
+        kind: Kind,
+        /// The reason in the words of who gave it.
+        cause: String,
     },
     /// The request could not be sent.
     Send {
@@ -89,20 +108,90 @@ pub enum Error {
         /// What the host's side said.
         source: io::Error,
     },
+    /// A program in the guest that a task needed has failed.
+    Guest {
+        /// What was done: `rename /tmp/.x.qga-partial to /tmp/x in the guest`.
+        act: String,
+        /// What the program said.
+        cause: String,
+    },
+    /// A file was changed while it was copied; the copy was thrown away.
+    Changed {
+        /// The file that changed.
+        path: String,
+    },
+    /// The copy is not what was copied; it was thrown away.
+    Mismatch {
+        /// The copy.
+        path: String,
+        /// What was compared.
+        detail: String,
+    },
+    /// The caller's function asked for an end.
+    Stopped {
+        /// What was stopped.
+        act: String,
+        /// A partial file that is left for the next try to go on from.
+        kept: Option<String>,
+    },
+    /// A task stopped half-way and left a partial file, from which the next try goes on.
+    Interrupted {
+        /// What ended it.
+        source: Box<Error>,
+        /// The partial file.
+        kept: String,
+    },
 }
 
 impl Error {
     /// The agent's own error, where it is one: to branch on its class.
     #[must_use]
     pub fn agent(&self) -> Option<&AgentError> {
-        if let Self::Agent { error, .. } = self { Some(error) } else { None }
+        match self {
+            Self::Agent { error, .. } => Some(error),
+            Self::Interrupted { source, .. } => source.agent(),
+            _ => None,
+        }
     }
 
-    /// Whether [`sync`](crate::Connection::sync) must come before the next call: the two sides no longer agree on what
-    /// was answered.
+    /// Whether [`sync`](crate::Agent::sync) must come before the next call: the two sides no longer agree on what was
+    /// answered.
     #[must_use]
     pub fn needs_sync(&self) -> bool {
-        !matches!(self, Self::Agent { .. } | Self::Local { .. } | Self::Request { .. })
+        match self {
+            Self::Send { .. }
+            | Self::Receive { .. }
+            | Self::Closed { .. }
+            | Self::TimedOut { .. }
+            | Self::TooLong { .. }
+            | Self::Reply { .. } => true,
+            Self::Interrupted { source, .. } => source.needs_sync(),
+            _ => false,
+        }
+    }
+
+    /// What kind of failure it is: for exit codes, and for advice on what to do next.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Target { .. } => Kind::BadTarget,
+            Self::Connect { source, .. } => Kind::of_connect(source),
+            Self::Unreachable { kind, .. } => *kind,
+            Self::Send { .. } | Self::Receive { .. } | Self::Closed { .. } => Kind::ConnectionLost,
+            Self::TimedOut { .. } => Kind::NoAnswer,
+            Self::TooLong { .. } | Self::Reply { .. } => Kind::NotUnderstood,
+            Self::Agent { error, .. } => Kind::of_agent(error),
+            Self::Request { .. } => Kind::BadRequest,
+            Self::Local { source, .. } if source.kind() == io::ErrorKind::StorageFull => Kind::HostFull,
+            Self::Local { .. } => Kind::Host,
+            Self::Guest { cause, .. } if is_full(cause) => Kind::GuestFull,
+            Self::Guest { cause, .. } if cause.contains("No such file or directory") => Kind::NoSuchFile,
+            Self::Guest { .. } => Kind::Guest,
+            Self::Changed { .. } => Kind::Changed,
+            Self::Mismatch { .. } => Kind::Mismatch,
+            Self::Stopped { .. } => Kind::Stopped,
+            Self::Interrupted { source, .. } => source.kind(),
+        }
     }
 
     /// Turns an error of the stream into ours; a time-out of the socket becomes [`Error::TimedOut`].
@@ -134,10 +223,16 @@ impl Error {
     }
 }
 
+pub(crate) fn is_full(cause: &str) -> bool {
+    cause.contains("No space left on device") || cause.contains("Disk quota exceeded")
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Target { text, problem } => write!(f, "{text:?} names no target: {problem}"),
             Self::Connect { path, source } => write!(f, "cannot connect to {path}: {source}"),
+            Self::Unreachable { target, cause, .. } => write!(f, "cannot reach the agent of {target}: {cause}"),
             Self::Send { command, source } => write!(f, "cannot send {command}: {source}"),
             Self::Receive { command, source } => write!(f, "cannot receive the reply to {command}: {source}"),
             Self::Closed { command } => write!(f, "the agent closed the connection before it answered {command}"),
@@ -153,6 +248,14 @@ impl fmt::Display for Error {
             Self::Agent { command, error } => write!(f, "{command} failed in the guest: {}", error.desc),
             Self::Request { command, source } => write!(f, "cannot write the request {command}: {source}"),
             Self::Local { act, source } => write!(f, "cannot {act}: {source}"),
+            Self::Guest { act, cause } => write!(f, "cannot {act}: {cause}"),
+            Self::Changed { path } => write!(f, "{path} was changed while it was copied; nothing was kept"),
+            Self::Mismatch { path, detail } => write!(f, "{path} is not what was copied: {detail}; nothing was kept"),
+            Self::Stopped { act, kept: None } => write!(f, "stopped: {act}"),
+            Self::Stopped { act, kept: Some(kept) } => write!(f, "stopped: {act}; what came so far is kept as {kept}"),
+            Self::Interrupted { source, kept } => {
+                write!(f, "{source}; what came so far is kept as {kept}, and the next try goes on from there")
+            }
         }
     }
 }

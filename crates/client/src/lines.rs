@@ -1,6 +1,6 @@
-//! Lines and sentinels out of a stream: large reads, one search at memory speed, a bound on what is kept.
+//! Lines and sentinels out of received bytes: one search at memory speed, a bound on what is kept. It reads nothing
+//! itself: [`Lines::space`] says where bytes go, [`Lines::received`] how many came.
 
-use std::io::{self, Read};
 use std::ops::Range;
 
 /// The byte that marks the reply to `guest-sync-delimited` and resets an agent's parser.
@@ -24,79 +24,74 @@ impl Default for Limits {
     }
 }
 
-/// Why no line came.
-#[derive(Debug)]
-pub(crate) enum NoLine {
-    Closed,
-    TooLong,
-    Stream(io::Error),
+/// More came without an end than the limit allows.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooLong;
+
+/// What was met on the way to a sentinel.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// The sentinel: the next line begins behind it.
+    Sentinel,
+    /// A complete line that stands before it.
+    Line(Range<usize>),
+    /// Neither so far: receive more.
+    Nothing,
 }
 
-/// The receiving half of a connection.
+/// Received bytes that were not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     /// Wholly initialised; what was received and not yet taken stands at `unread`.
     buffer: Vec<u8>,
     unread: Range<usize>,
+    /// How much of `unread` is known to hold no line end.
+    searched: usize,
 }
 
 impl Lines {
-    /// The next line without its end. It stays valid until the next call.
-    pub(crate) fn next(&mut self, stream: &mut impl Read, limit_bytes: usize) -> Result<&[u8], NoLine> {
-        let mut searched = 0;
-        loop {
-            let unread = &self.buffer[self.unread.clone()];
-            if let Some(found) = memchr::memchr(b'\n', &unread[searched..]) {
-                let line = self.unread.start..self.unread.start + searched + found;
-                self.unread.start = line.end + 1;
-                return Ok(&self.buffer[line]);
-            }
-            searched = unread.len();
-            if searched > limit_bytes {
-                return Err(NoLine::TooLong);
-            }
-            self.read_more(stream)?;
-        }
+    /// Where the next line without its end stands, or nothing while it is not complete.
+    pub(crate) fn next(&mut self, limit_bytes: usize) -> Result<Option<Range<usize>>, TooLong> {
+        let unread = &self.buffer[self.unread.clone()];
+        let Some(found) = memchr::memchr(b'\n', &unread[self.searched..]) else {
+            self.searched = unread.len();
+            return if self.searched > limit_bytes { Err(TooLong) } else { Ok(None) };
+        };
+        let line = self.unread.start..self.unread.start + self.searched + found;
+        self.unread.start = line.end + 1;
+        self.searched = 0;
+        Ok(Some(line))
     }
 
-    /// Throws everything away up to and including the sentinel. Each complete line on the way is shown to `look` first.
-    /// Returns the number of bytes thrown away.
-    pub(crate) fn skip_to_sentinel<E>(
-        &mut self,
-        stream: &mut impl Read,
-        limit_bytes: usize,
-        mut look: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<usize, Skip<E>> {
-        let mut discarded = 0;
-        loop {
-            let unread = &self.buffer[self.unread.clone()];
-            match memchr::memchr2(SENTINEL, b'\n', unread) {
-                Some(end) => {
-                    discarded += end;
-                    let is_sentinel = unread[end] == SENTINEL;
-                    let looked = if is_sentinel { Ok(()) } else { look(&unread[..end]) };
-                    self.unread.start += end + 1;
-                    looked.map_err(Skip::Stopped)?;
-                    if is_sentinel {
-                        return Ok(discarded);
-                    }
-                }
-                // A long piece without an end is the rest of a large old reply: not worth keeping.
-                None if unread.len() > READ_BYTES => {
-                    discarded += unread.len();
-                    self.unread = 0..0;
-                }
-                None => self.read_more(stream).map_err(Skip::NoLine)?,
-            }
-            if discarded > limit_bytes {
-                return Err(Skip::NoLine(NoLine::TooLong));
-            }
-        }
+    /// The bytes of a line, until more is received.
+    pub(crate) fn line(&self, line: Range<usize>) -> &[u8] {
+        &self.buffer[line]
     }
 
-    fn read_more(&mut self, stream: &mut impl Read) -> Result<(), NoLine> {
+    /// Throws away up to and including the next line end or sentinel. `discarded_bytes` grows by what was thrown away.
+    pub(crate) fn skip(&mut self, discarded_bytes: &mut usize) -> Met {
+        let unread = &self.buffer[self.unread.clone()];
+        self.searched = 0;
+        if let Some(end) = memchr::memchr2(SENTINEL, b'\n', unread) {
+            let line = self.unread.start..self.unread.start + end;
+            let met = if unread[end] == SENTINEL { Met::Sentinel } else { Met::Line(line) };
+            *discarded_bytes += end;
+            self.unread.start += end + 1;
+            return met;
+        }
+        // A long piece without an end is the rest of a large old reply: not worth keeping.
+        if unread.len() > READ_BYTES {
+            *discarded_bytes += unread.len();
+            self.unread = 0..0;
+        }
+        Met::Nothing
+    }
+
+    /// Where the next bytes are to be written; never empty.
+    pub(crate) fn space(&mut self) -> &mut [u8] {
         if self.unread.is_empty() {
             self.unread = 0..0;
+            self.searched = 0;
         } else if self.unread.start >= READ_BYTES {
             self.buffer.copy_within(self.unread.clone(), 0);
             self.unread = 0..self.unread.len();
@@ -106,60 +101,47 @@ impl Lines {
             let wanted = (self.unread.end + READ_BYTES).max(self.buffer.len() * 2);
             self.buffer.resize(wanted, 0);
         }
-        loop {
-            match stream.read(&mut self.buffer[self.unread.end..]) {
-                Ok(0) => return Err(NoLine::Closed),
-                Ok(received) => {
-                    self.unread.end += received;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(NoLine::Stream(error)),
-            }
-        }
+        &mut self.buffer[self.unread.end..]
     }
-}
 
-/// Why the search for a sentinel ended without one.
-#[derive(Debug)]
-pub(crate) enum Skip<E> {
-    NoLine(NoLine),
-    Stopped(E),
+    /// Says how many bytes of the space were filled.
+    pub(crate) fn received(&mut self, size: usize) {
+        self.unread.end = (self.unread.end + size).min(self.buffer.len());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Gives its bytes in pieces of a fixed size.
-    struct Pieces<'a>(&'a [u8], usize);
-
-    impl Read for Pieces<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let size = self.1.min(self.0.len()).min(buffer.len());
-            buffer[..size].copy_from_slice(&self.0[..size]);
-            self.0 = &self.0[size..];
-            Ok(size)
-        }
+    fn receive(lines: &mut Lines, bytes: &[u8]) {
+        lines.space()[..bytes.len()].copy_from_slice(bytes);
+        lines.received(bytes.len());
     }
 
     #[test]
     fn lines_come_whole_whatever_the_pieces() {
-        for piece in [1, 2, 3, 100] {
-            let mut stream = Pieces(b"one\n\ntwo\nrest", piece);
+        for size in [1, 2, 3, 100] {
             let mut lines = Lines::default();
-            assert_eq!(lines.next(&mut stream, 100).unwrap(), b"one");
-            assert_eq!(lines.next(&mut stream, 100).unwrap(), b"");
-            assert_eq!(lines.next(&mut stream, 100).unwrap(), b"two");
-            assert!(matches!(lines.next(&mut stream, 100), Err(NoLine::Closed)));
+            let mut seen = Vec::new();
+            for piece in b"one\n\ntwo\nrest".chunks(size) {
+                receive(&mut lines, piece);
+                while let Some(line) = lines.next(100).unwrap() {
+                    seen.push(String::from_utf8(lines.line(line).to_vec()).unwrap());
+                }
+            }
+            assert_eq!(seen, ["one", "", "two"]);
         }
     }
 
     #[test]
     fn a_line_over_the_limit_is_refused_and_not_kept_growing() {
-        let endless = vec![b'x'; 4 * READ_BYTES];
         let mut lines = Lines::default();
-        assert!(matches!(lines.next(&mut Pieces(&endless, 1000), 5000), Err(NoLine::TooLong)));
+        let refused = (0..1000).find(|_| {
+            receive(&mut lines, &[b'x'; 1000]);
+            lines.next(5000) == Err(TooLong)
+        });
+        assert_eq!(refused, Some(5));
         assert!(lines.buffer.len() <= 2 * READ_BYTES);
     }
 
@@ -167,17 +149,22 @@ mod tests {
     fn everything_before_the_sentinel_is_thrown_away_in_bounded_memory() {
         let mut bytes = vec![b'x'; 10 * READ_BYTES];
         bytes.extend(b"\nold reply\n\xffnew\n");
-        let mut stream = Pieces(&bytes, 100_000);
         let mut lines = Lines::default();
-        let mut seen = Vec::new();
-        lines
-            .skip_to_sentinel(&mut stream, usize::MAX, |line| {
-                seen.push(line.len());
-                Ok::<(), ()>(())
-            })
-            .unwrap();
-        assert_eq!(lines.next(&mut stream, 100).unwrap(), b"new");
-        assert_eq!(seen.last(), Some(&b"old reply".len()));
+        let (mut discarded_bytes, mut old, mut is_delimited) = (0, Vec::new(), false);
+        for piece in bytes.chunks(100_000) {
+            receive(&mut lines, piece);
+            while !is_delimited {
+                match lines.skip(&mut discarded_bytes) {
+                    Met::Nothing => break,
+                    Met::Line(line) => old = lines.line(line).to_vec(),
+                    Met::Sentinel => is_delimited = true,
+                }
+            }
+        }
+        let new = lines.next(100).unwrap().expect("a line");
+        assert_eq!(lines.line(new), b"new");
+        assert_eq!(old, b"old reply");
+        assert_eq!(discarded_bytes, 10 * READ_BYTES + b"old reply".len());
         assert!(lines.buffer.len() <= 4 * READ_BYTES, "{}", lines.buffer.len());
     }
 }

@@ -1,6 +1,5 @@
 //! Programs in the guest: start one, wait for it, take its output.
 
-use std::io::{Read, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -8,12 +7,13 @@ use qga_protocol::Command;
 use qga_protocol::base64::{Base64, Base64Text};
 use qga_protocol::exec::{CaptureOutput, Exec, ExecStatus, Status};
 
-use crate::connection::Connection;
+use crate::agent::Agent;
 use crate::error::Error;
+use crate::transport::Transport;
 
 /// The first wait between two questions; it grows until [`LONGEST_PAUSE`].
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+pub(crate) const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// A program to start.
 #[derive(Debug, Clone, Default)]
@@ -71,16 +71,10 @@ pub struct Output {
     pub stderr_truncated: bool,
 }
 
-impl<S: Read + Write> Connection<S> {
+impl<T: Transport> Agent<T> {
     /// Runs a program to its end and returns what it wrote. `input`, if any, is what it reads.
     pub fn run(&mut self, program: &str, arguments: &[&str], input: Option<&[u8]>) -> Result<Output, Error> {
-        let pid = self.start_program(&Program {
-            path: program.to_owned(),
-            arguments: arguments.iter().map(ToString::to_string).collect(),
-            environment: None,
-            input: input.map(<[u8]>::to_vec),
-            capture: true,
-        })?;
+        let pid = self.start_program(&Program::captured(program, arguments, input))?;
         let mut pause = SHORTEST_PAUSE;
         loop {
             if let Some(output) = self.program_output(pid)? {
@@ -93,19 +87,42 @@ impl<S: Read + Write> Connection<S> {
 
     /// Starts a program and returns its number in the guest.
     pub fn start_program(&mut self, program: &Program) -> Result<i64, Error> {
-        let command = Exec {
-            path: program.path.clone(),
-            arg: Some(program.arguments.clone()),
-            env: program.environment.clone(),
-            input_data: program.input.as_deref().map(Base64Text::encode),
-            capture_output: Some(CaptureOutput::Flag(program.capture)),
-        };
-        self.call(&command).map(|started| started.pid)
+        self.call(&program.command()).map(|started| started.pid)
     }
 
     /// What a program left, or `None` while it runs. The agent gives it out once.
     pub fn program_output(&mut self, pid: i64) -> Result<Option<Output>, Error> {
-        let status: ExecStatus = self.call(&Status { pid })?;
+        Output::of(self.call(&Status { pid })?)
+    }
+}
+
+impl Program {
+    /// A program whose output is kept.
+    pub(crate) fn captured(program: &str, arguments: &[&str], input: Option<&[u8]>) -> Self {
+        Self {
+            path: program.to_owned(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            environment: None,
+            input: input.map(<[u8]>::to_vec),
+            capture: true,
+        }
+    }
+
+    /// The command that starts it.
+    pub(crate) fn command(&self) -> Exec<'static> {
+        Exec {
+            path: self.path.clone(),
+            arg: Some(self.arguments.clone()),
+            env: self.environment.clone(),
+            input_data: self.input.as_deref().map(Base64Text::encode),
+            capture_output: Some(CaptureOutput::Flag(self.capture)),
+        }
+    }
+}
+
+impl Output {
+    /// What the agent says of a program; `None` while it runs.
+    pub(crate) fn of(status: ExecStatus) -> Result<Option<Self>, Error> {
         if !status.exited {
             return Ok(None);
         }
@@ -117,7 +134,7 @@ impl<S: Read + Write> Connection<S> {
             }
         };
         let bytes = |data: Option<Base64>| data.unwrap_or_default().0;
-        Ok(Some(Output {
+        Ok(Some(Self {
             exit,
             stdout: bytes(status.out_data),
             stderr: bytes(status.err_data),

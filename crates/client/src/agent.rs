@@ -1,0 +1,211 @@
+//! Calls: a command's type or name in, its result out.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use qga_protocol::Command;
+use qga_protocol::session::{AgentInfo, GetInfo};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::conversation::{Ticket, parse_reply};
+use crate::error::Error;
+use crate::lines::Limits;
+use crate::socket;
+use crate::stream::{Stream, Timeouts};
+use crate::target::Target;
+use crate::transport::{Capacity, Transport};
+
+/// An agent and the way to it: calls, and tasks that take several calls.
+#[derive(Debug)]
+pub struct Agent<T> {
+    transport: T,
+    info: Option<AgentInfo>,
+}
+
+/// A connection to an agent over a stream.
+pub type Connection<S> = Agent<Stream<S>>;
+
+/// An agent behind whatever a [`Target`] names.
+pub type AnyAgent = Agent<Box<dyn Transport + Send>>;
+
+impl AnyAgent {
+    /// Connects to a target and brings both sides to the same point, so that the next call can be made.
+    ///
+    /// ```no_run
+    /// use qga_client::{Agent, Timeouts};
+    ///
+    /// let mut agent = Agent::connect(&"libvirt:web-1".parse()?, Timeouts::default())?;
+    /// println!("{}", agent.info()?.version);
+    /// # Ok::<(), qga_client::Error>(())
+    /// ```
+    pub fn connect(target: &Target, timeouts: Timeouts) -> Result<Self, Error> {
+        let mut agent = Self::over(target.connect(timeouts)?);
+        agent.sync()?;
+        Ok(agent)
+    }
+}
+
+impl Connection<UnixStream> {
+    /// Connects to a unix socket with the default [`Timeouts`].
+    pub fn unix(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::unix_with(path, Timeouts::default())
+    }
+
+    /// Connects to a unix socket.
+    pub fn unix_with(path: impl AsRef<Path>, timeouts: Timeouts) -> Result<Self, Error> {
+        socket::unix(path.as_ref(), timeouts).map(Self::over)
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// Takes a stream that is connected to an agent.
+    pub fn new(stream: S) -> Self {
+        Self::over(Stream::new(stream))
+    }
+
+    /// Changes how much is taken from the agent before giving up.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.transport.set_limits(limits);
+        self
+    }
+
+    /// The stream itself.
+    pub fn stream(&self) -> &S {
+        self.transport.stream()
+    }
+
+    /// Sends bytes as they are, with a line end after them. `act` names them in an error.
+    pub fn send_line(&mut self, act: &str, line: &[u8]) -> Result<(), Error> {
+        self.transport.send_line(act, line)
+    }
+
+    /// Receives one line, without its end. `act` names in an error what it was to answer.
+    pub fn receive_line(&mut self, act: &str) -> Result<&[u8], Error> {
+        self.transport.receive_line(act)
+    }
+}
+
+impl<T: Transport> Agent<T> {
+    /// Takes a way to an agent.
+    pub fn over(transport: T) -> Self {
+        Self { transport, info: None }
+    }
+
+    /// Brings both sides to the same point, whatever was sent or left unread before: the agent drops a half request,
+    /// this side drops every reply that is older than the answer to a fresh random number.
+    ///
+    /// To be called first on a new connection and after an error that [needs it](Error::needs_sync).
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.transport.sync()
+    }
+
+    /// Changes how long the agent may be silent. A stream without time-outs of its own is left as it is.
+    pub fn set_silence(&mut self, silence: Duration) -> Result<(), Error> {
+        self.transport.set_silence(silence)
+    }
+
+    /// Calls a command by its type.
+    pub fn call<C>(&mut self, command: &C) -> Result<C::Reply, Error>
+    where
+        C: Command,
+        C::Reply: DeserializeOwned,
+    {
+        let ticket = self.start_typed(command)?;
+        parse_reply(C::INFO.name, self.receive_for(C::INFO.name, ticket)?)
+    }
+
+    /// Calls a command by its name. `Value::Null` sends no arguments.
+    pub fn call_raw(&mut self, command: &str, arguments: Value) -> Result<Value, Error> {
+        let ticket = self.start_raw(command, arguments)?;
+        parse_reply(command, self.receive_for(command, ticket)?)
+    }
+
+    /// Calls a command whose success is not answered (shutdown, suspend): an error that comes within `patience` is
+    /// returned, silence and the end of the connection are success. A [`set_silence`](Self::set_silence) and a
+    /// [`sync`](Self::sync) must come before the next call.
+    pub fn call_unanswered(&mut self, command: &str, arguments: Value, patience: Duration) -> Result<(), Error> {
+        self.transport.set_silence(patience)?;
+        let ticket = self.start_raw(command, arguments)?;
+        match self.receive_for(command, ticket).and_then(|line| parse_reply::<Value>(command, line)) {
+            Ok(_) | Err(Error::TimedOut { .. } | Error::Closed { .. } | Error::Receive { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a command and does not wait for the answer: for several at once. Every answer that is due is taken by
+    /// [`receive_reply`](Self::receive_reply), in order.
+    pub fn start(&mut self, command: &str, arguments: Value) -> Result<(), Error> {
+        self.start_raw(command, arguments).map(|_| ())
+    }
+
+    /// Receives the answer to a command that was started before.
+    pub fn receive_reply<R: DeserializeOwned>(&mut self, command: &str) -> Result<R, Error> {
+        parse_reply(command, self.transport.receive(command, None)?)
+    }
+
+    /// What the agent says of itself. It is asked once.
+    pub fn info(&mut self) -> Result<&AgentInfo, Error> {
+        if self.info.is_none() {
+            self.info = Some(self.call(&GetInfo {})?);
+        }
+        self.info.as_ref().ok_or_else(|| Error::reply(GetInfo::INFO.name, "there is none", b""))
+    }
+
+    /// Whether the agent has a command and would serve it now. An agent that does not tell its commands (before 1.1, or
+    /// one that may not say) is taken to have it.
+    pub fn serves(&mut self, command: &str) -> Result<bool, Error> {
+        match self.info() {
+            Ok(info) if info.supported_commands.is_empty() => Ok(true),
+            Ok(info) => Ok(info.supported_commands.iter().any(|known| known.name == command && known.enabled)),
+            Err(Error::Agent { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Calls a command that the agent may lack: `None` if it is too old, another system's, or not allowed to serve it.
+    pub fn call_if_served<C>(&mut self, command: &C) -> Result<Option<C::Reply>, Error>
+    where
+        C: Command,
+        C::Reply: DeserializeOwned,
+    {
+        use crate::Kind::{CommandRefused, NoSuchCommand};
+        match self.call(command) {
+            Ok(reply) => Ok(Some(reply)),
+            Err(error) if matches!(error.kind(), NoSuchCommand | CommandRefused) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How much the way to the agent carries at once.
+    pub fn capacity(&self) -> Capacity {
+        self.transport.capacity()
+    }
+
+    pub(crate) fn start_typed<C: Command>(&mut self, command: &C) -> Result<Ticket, Error> {
+        let write = |text: &mut Vec<u8>| serde_json::to_writer(text, command);
+        self.transport.start(C::INFO.name, (!C::INFO.arguments.is_empty()).then_some(&write))
+    }
+
+    fn start_raw(&mut self, command: &str, arguments: Value) -> Result<Ticket, Error> {
+        match arguments {
+            Value::Null => self.transport.start(command, None),
+            arguments => self.start_with(command, &|text| serde_json::to_writer(text, &arguments)),
+        }
+    }
+
+    pub(crate) fn start_with(
+        &mut self,
+        command: &str,
+        arguments: &dyn Fn(&mut Vec<u8>) -> Result<(), serde_json::Error>,
+    ) -> Result<Ticket, Error> {
+        self.transport.start(command, Some(arguments))
+    }
+
+    pub(crate) fn receive_for(&mut self, command: &str, ticket: Ticket) -> Result<&[u8], Error> {
+        self.transport.receive(command, Some(ticket))
+    }
+}

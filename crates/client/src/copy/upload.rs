@@ -1,0 +1,182 @@
+//! A file from the host to the guest.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::download::{local, sum_up};
+use super::{Copied, CopyOptions, OnProgress, PARTIAL, Progress, explain, hex, stopped};
+use crate::agent::Agent;
+use crate::error::Error;
+use crate::file::read_full;
+use crate::kind::Kind;
+use crate::transport::Transport;
+
+/// Makes the partial file $1, or tells the size and sum of the one that is there if $3 says so. What somebody else put
+/// there is not used: a link could lead anywhere. $2 is the final name.
+const PREPARE: &str = r#"p=$1
+if [ -d "$2" ]; then echo "it is a directory" >&2; exit 1; fi
+case $p in */*) [ -d "${p%/*}/" ] || { echo "${p%/*}: No such file or directory" >&2; exit 1; };; esac
+if [ "$3" = resume ] && [ -f "$p" ] && [ ! -L "$p" ] && [ -O "$p" ]; then
+wc -c <"$p" && sha256sum <"$p"; exit; fi
+rm -f -- "$p"; umask 077; set -C; : >"$p" && echo 0"#;
+
+/// Gives the partial file $1 the permissions $3 and the final name $2.
+const COMPLETE: &str = r#"chmod "$3" "$1" && mv -f -- "$1" "$2""#;
+
+/// As [`COMPLETE`], with the permissions of a new file.
+const COMPLETE_AS_NEW: &str = r#"m=$(umask); chmod "$(printf %o $((0666 & ~0$m)))" "$1" && mv -f -- "$1" "$2""#;
+
+/// What is copied where.
+struct Upload<'a> {
+    file: File,
+    before: Metadata,
+    partial: String,
+    guest: &'a str,
+    options: CopyOptions,
+    /// The whole of it, for errors.
+    act: String,
+    /// Whether there is a partial file that is ours.
+    has_begun: bool,
+}
+
+impl<T: Transport> Agent<T> {
+    /// Copies a file of the host to a path in the guest; a file that is there is replaced when the copy is whole.
+    pub fn upload(
+        &mut self,
+        host: &Path,
+        guest: &str,
+        options: CopyOptions,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Copied, Error> {
+        let act = format!("copy {} to {guest} in the guest", host.display());
+        let (file, before) = open_source(host).map_err(|source| local(&act, source))?;
+        let partial = partial_name(guest, &act)?;
+        let mut upload = Upload { file, before, partial, guest, options, act, has_begun: false };
+        let copied = self.upload_to_partial(&mut upload, on_progress);
+        let Upload { before, partial, act, has_begun, .. } = upload;
+        let copied = copied.and_then(|copied| {
+            let after = host.metadata().map_err(|source| local(&act, source))?;
+            if !is_same(&before, &after) || copied.bytes != before.len() {
+                return Err(Error::Changed { path: host.display().to_string() });
+            }
+            self.complete(&partial, guest, options.keep_mode.then(|| before.mode() & 0o777), &act)?;
+            Ok(copied)
+        });
+        copied.map_err(|error| {
+            let is_lost = error.needs_sync();
+            let is_wrong = matches!(error, Error::Changed { .. } | Error::Mismatch { .. });
+            let is_full = error.kind() == Kind::GuestFull;
+            let is_kept = has_begun && (is_lost || (options.resume && !is_wrong && !is_full));
+            if has_begun && !is_kept {
+                // An error of the removal would hide the first one.
+                let _ = self.remove_file(&partial);
+            }
+            explain(error, &act, is_kept.then(|| format!("{partial} in the guest")))
+        })
+    }
+
+    fn upload_to_partial(&mut self, upload: &mut Upload<'_>, on_progress: OnProgress<'_>) -> Result<Copied, Error> {
+        let mut hash = Sha256::new();
+        let resumed_at = self.prepare(upload, &mut hash)?;
+        upload.has_begun = true;
+        let verify = upload.options.verify;
+        // Not to append: what QEMU's agent still holds back for a handle that a killed client left behind would come at
+        // the end of the finished file one day.
+        let handle = self.open(&upload.partial, if resumed_at > 0 { "r+" } else { "w" })?;
+        let mut copied_bytes = resumed_at;
+        let moved = if resumed_at > 0 { self.seek(handle, SeekFrom::Start(resumed_at)) } else { Ok(0) };
+        let result = moved.and_then(|_| {
+            self.write_all_of(handle, &upload.act, &mut |buffer| {
+                let total_bytes = upload.before.len().max(copied_bytes);
+                if on_progress(Progress { path: upload.guest, copied_bytes, total_bytes }).is_break() {
+                    return Err(stopped());
+                }
+                let size = read_full(&mut upload.file, buffer)?;
+                if verify {
+                    hash.update(&buffer[..size]);
+                }
+                copied_bytes += size as u64;
+                Ok(size)
+            })
+        });
+        self.close_after(handle, result)?;
+        let sha256 = verify.then(|| hex(hash));
+        if let Some(here) = &sha256 {
+            match self.guest_sha256(&upload.partial, copied_bytes)? {
+                Some(there) if there == *here => {}
+                Some(there) => {
+                    let detail = format!("its SHA-256 is {there}, on the host {here}");
+                    return Err(Error::Mismatch { path: upload.guest.to_owned(), detail });
+                }
+                None => {
+                    let cause = "the guest has no sha256sum".to_owned();
+                    return Err(Error::Guest { act: format!("compare {} with the host's file", upload.guest), cause });
+                }
+            }
+        }
+        Ok(Copied { bytes: copied_bytes, resumed_at, sha256 })
+    }
+
+    /// Sees to it that there is a partial file, and tells how much of it is right. The file and `hash` are past that.
+    fn prepare(&mut self, upload: &mut Upload<'_>, hash: &mut Sha256) -> Result<u64, Error> {
+        let Upload { file, before, partial, guest, options, act, .. } = upload;
+        let wish = if options.resume { "resume" } else { "anew" };
+        // Without a shell the agent makes the file, with permissions of its own choice.
+        let Some(said) = self.run_script(PREPARE, &[partial, guest, wish], act)? else { return Ok(0) };
+        let said = String::from_utf8_lossy(&said);
+        let mut words = said.split_ascii_whitespace();
+        let size: u64 = words.next().and_then(|size| size.parse().ok()).unwrap_or(0);
+        let sum = words.next();
+        if size > 0 && size <= before.len() {
+            let mut so_far = Sha256::new();
+            sum_up(&mut file.take(size), &mut so_far).map_err(|source| local(act, source))?;
+            if sum == Some(hex(so_far.clone()).as_str()) {
+                *hash = so_far;
+                return Ok(size);
+            }
+            file.seek(SeekFrom::Start(0)).map_err(|source| local(act, source))?;
+        }
+        Ok(0)
+    }
+
+    fn complete(&mut self, partial: &str, guest: &str, mode: Option<u32>, act: &str) -> Result<(), Error> {
+        let done = match mode {
+            Some(mode) => self.run_script(COMPLETE, &[partial, guest, &format!("{mode:o}")], act)?,
+            None => self.run_script(COMPLETE_AS_NEW, &[partial, guest], act)?,
+        };
+        if done.is_none() {
+            self.run_tool("cmd", &["/c", "move", "/Y", partial, guest], act)?;
+        }
+        Ok(())
+    }
+}
+
+fn open_source(host: &Path) -> io::Result<(File, Metadata)> {
+    let file = File::open(host)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "it is a directory" } else { "it is no regular file" };
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    Ok((file, metadata))
+}
+
+fn is_same(before: &Metadata, after: &Metadata) -> bool {
+    let identity = |file: &Metadata| (file.ino(), file.len(), file.mtime(), file.mtime_nsec(), file.ctime_nsec());
+    identity(before) == identity(after)
+}
+
+fn partial_name(guest: &str, act: &str) -> Result<String, Error> {
+    let (folder, name) = match guest.rfind(['/', '\\']) {
+        Some(at) => guest.split_at(at + 1),
+        None => ("", guest),
+    };
+    if name.is_empty() {
+        return Err(Error::Guest { act: act.to_owned(), cause: "the path has no file name".to_owned() });
+    }
+    Ok(format!("{folder}.{name}{PARTIAL}"))
+}

@@ -1,0 +1,141 @@
+//! A freeze that ends.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use qga_protocol::fsfreeze::{Freeze, FreezeList, FreezeStatus, Status, Thaw};
+
+use crate::agent::{Agent, AnyAgent};
+use crate::error::Error;
+use crate::stream::Timeouts;
+use crate::target::Target;
+use crate::transport::Transport;
+
+/// How a freeze guard reaches the agent anew: each thaw may need a new connection.
+pub type Connect<'a> = Box<dyn FnMut() -> Result<AnyAgent, Error> + Send + 'a>;
+
+/// How long thawing is tried.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The guest's file systems, held still. They are thawed when the guard goes, if not before; each try takes a new
+/// connection when the one before has failed.
+pub struct Frozen<'a> {
+    connect: Connect<'a>,
+    agent: Option<AnyAgent>,
+    patience: Duration,
+    count: u64,
+    is_over: bool,
+}
+
+impl std::fmt::Debug for Frozen<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frozen").field("count", &self.count).field("is_over", &self.is_over).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Frozen<'a> {
+    /// Freezes the file systems at the given mount points, all of them without a list.
+    ///
+    /// When the freeze fails in whatever way, thawing is tried before the error is returned: an agent that answered too
+    /// late has frozen all the same.
+    ///
+    /// ```no_run
+    /// use qga_client::{Frozen, Timeouts};
+    ///
+    /// let frozen = Frozen::at(&"libvirt:db".parse()?, Timeouts::default(), None)?;
+    /// // Take the snapshot here.
+    /// frozen.thaw()?;
+    /// # Ok::<(), qga_client::Error>(())
+    /// ```
+    pub fn at(target: &Target, timeouts: Timeouts, mountpoints: Option<&[String]>) -> Result<Frozen<'static>, Error> {
+        let target = target.clone();
+        Frozen::over(Box::new(move || Agent::connect(&target, timeouts)), mountpoints)
+    }
+
+    /// As [`at`](Self::at), for an agent that is reached otherwise.
+    pub fn over(mut connect: Connect<'a>, mountpoints: Option<&[String]>) -> Result<Self, Error> {
+        let mut agent = connect()?;
+        // Whoever froze it will thaw it; a second guard would thaw too early.
+        if agent.call(&Status {})? == FreezeStatus::Frozen {
+            let act = "freeze the file systems".to_owned();
+            return Err(Error::Guest { act, cause: "they are frozen already".to_owned() });
+        }
+        let mut frozen = Self { connect, agent: Some(agent), patience: PATIENCE, count: 0, is_over: false };
+        let count = frozen.agent().and_then(|agent| match mountpoints {
+            None => agent.call(&Freeze {}),
+            Some(list) => agent.call(&FreezeList { mountpoints: Some(list.to_vec()) }),
+        });
+        if count.as_ref().is_err_and(Error::needs_sync) {
+            frozen.agent = None;
+        }
+        let count = count?;
+        frozen.count = u64::try_from(count).unwrap_or_default();
+        Ok(frozen)
+    }
+
+    /// How many file systems are frozen.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Changes for how long thawing is tried; a minute if not called.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Whether the agent still holds them: it may have given up by itself (Windows does after 10 seconds).
+    pub fn still_holds(&mut self) -> Result<bool, Error> {
+        let status = self.agent()?.call(&Status {});
+        if status.as_ref().is_err_and(Error::needs_sync) {
+            self.agent = None;
+        }
+        Ok(status? == FreezeStatus::Frozen)
+    }
+
+    /// Thaws, and returns how many were thawed. It is tried until it succeeds or the patience is over; then the error of
+    /// the last try is returned.
+    pub fn thaw(mut self) -> Result<u64, Error> {
+        self.thaw_with_patience()
+    }
+
+    fn thaw_with_patience(&mut self) -> Result<u64, Error> {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        self.is_over = true;
+        loop {
+            let error = match self.agent().and_then(|agent| agent.call(&Thaw {})) {
+                Ok(count) => return Ok(u64::try_from(count).unwrap_or_default()),
+                Err(error) => error,
+            };
+            // An agent may report an error and have thawed all the same: a hook that failed.
+            if error.agent().is_some() && matches!(self.still_holds(), Ok(false)) {
+                return Err(error);
+            }
+            self.agent = None;
+            if started.elapsed() >= self.patience {
+                return Err(error);
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn agent(&mut self) -> Result<&mut Agent<Box<dyn Transport + Send>>, Error> {
+        let agent = match self.agent.take() {
+            Some(agent) => agent,
+            None => (self.connect)()?,
+        };
+        Ok(self.agent.insert(agent))
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // There is nobody left to hear of an error, and nothing left to try.
+            let _ = self.thaw_with_patience();
+        }
+    }
+}

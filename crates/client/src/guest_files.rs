@@ -1,0 +1,220 @@
+//! What the protocol cannot say of the guest's files (size, kind, mode, names in a directory), asked of the guest's own
+//! programs. They are those that every POSIX guest has, be it a small one.
+
+use std::fmt;
+
+use qga_protocol::Command;
+use qga_protocol::exec::Exec;
+
+use crate::agent::Agent;
+use crate::error::Error;
+use crate::program::{Exit, Output};
+use crate::transport::Transport;
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A device, socket or FIFO.
+    Other,
+}
+
+/// A file of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFile {
+    /// Its path, as bytes: it need not be text.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: FileKind,
+    /// Bytes; 0 for what has none, as files of `/proc`.
+    pub size: u64,
+    /// Permission bits, the upper three included.
+    pub mode: u32,
+    /// Name or number of the owner.
+    pub owner: String,
+    /// Name or number of the group.
+    pub group: String,
+    /// When it was written last, in seconds since 1970.
+    pub modified_seconds: i64,
+    /// Inode and times as the guest writes them: differs when the file was changed in between.
+    pub stamp: String,
+}
+
+impl GuestFile {
+    /// The path, if it is text: the protocol carries no other.
+    pub fn path_text(&self) -> Result<&str, Error> {
+        std::str::from_utf8(&self.path).map_err(|_| Error::Guest {
+            act: format!("name {} to the agent", String::from_utf8_lossy(&self.path)),
+            cause: "the name is not UTF-8, and the protocol carries text only".to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for GuestFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.path))
+    }
+}
+
+/// Fields of `stat`, a blank between them. A path cannot hold what begins a record, two slashes, unless it was given
+/// with them; so any name can be told from the next record.
+const RECORD: &str = "//%f %s %U %G %Y %i,%y,%z\n%n";
+
+impl<T: Transport> Agent<T> {
+    /// Looks at one file; a link is followed if asked for.
+    pub fn stat_file(&mut self, path: &str, follow: bool) -> Result<GuestFile, Error> {
+        let path = single_slashes(path);
+        let mut arguments = vec!["-c", RECORD, "--", &path];
+        if follow {
+            arguments.insert(0, "-L");
+        }
+        let output = self.run_tool("stat", &arguments, &format!("look at {path} in the guest"))?;
+        parse(&output).into_iter().next().ok_or_else(|| no_sense("stat", &output))
+    }
+
+    /// The files in a directory, unsorted, or all files below it, in an order in which a directory stands before what is
+    /// in it. The directory itself is left out.
+    pub fn list_directory(&mut self, path: &str, with_all_below: bool) -> Result<Vec<GuestFile>, Error> {
+        let path = single_slashes(path);
+        // A link to a directory is entered, a link inside is not.
+        let inside = if path.ends_with('/') { path.clone() } else { format!("{path}/") };
+        let mut arguments = vec![inside.as_str(), "-mindepth", "1"];
+        if !with_all_below {
+            arguments.extend(["-maxdepth", "1"]);
+        }
+        arguments.extend(["-exec", "stat", "-c", RECORD, "--", "{}", "+"]);
+        let output = self.run_tool("find", &arguments, &format!("list {path} in the guest"))?;
+        Ok(parse(&output))
+    }
+
+    /// Where a symbolic link leads.
+    pub fn read_link(&mut self, path: &str) -> Result<Vec<u8>, Error> {
+        let mut target = self.run_tool("readlink", &["--", path], &format!("read the link {path} in the guest"))?;
+        if target.last() == Some(&b'\n') {
+            target.pop();
+        }
+        Ok(target)
+    }
+
+    /// Removes a file; that there is none is no error.
+    pub fn remove_file(&mut self, path: &str) -> Result<(), Error> {
+        self.run_tool("rm", &["-f", "--", path], &format!("remove {path} in the guest")).map(|_| ())
+    }
+
+    /// The output of a program that must succeed. `act` names in an error what it was for.
+    pub(crate) fn run_tool(&mut self, program: &str, arguments: &[&str], act: &str) -> Result<Vec<u8>, Error> {
+        let output = self.run(program, arguments, None)?;
+        check(act, &output)?;
+        if output.stdout_truncated {
+            let cause = format!("{program} says more than the agent keeps");
+            return Err(Error::Guest { act: act.to_owned(), cause });
+        }
+        Ok(output.stdout)
+    }
+
+    /// As [`run_tool`](Self::run_tool), for a script of `/bin/sh`. `None` if the guest has no shell.
+    pub(crate) fn run_script(&mut self, script: &str, arguments: &[&str], act: &str) -> Result<Option<Vec<u8>>, Error> {
+        let mut all = vec!["-c", script, "qga"];
+        all.extend(arguments);
+        match self.run_tool("/bin/sh", &all, act) {
+            Ok(output) => Ok(Some(output)),
+            Err(Error::Agent { command, error })
+                if command == Exec::INFO.name
+                    && !error.class.starts_with("Command")
+                    && error.desc.contains("/bin/sh") =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+pub(crate) fn check(act: &str, output: &Output) -> Result<(), Error> {
+    if output.exit.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let cause = match (said.trim(), output.exit) {
+        ("", Exit::Code(code)) => format!("exit code {code}"),
+        ("", exit) => exit.to_string(),
+        (said, _) => said.to_owned(),
+    };
+    Err(Error::Guest { act: act.to_owned(), cause })
+}
+
+fn no_sense(program: &str, output: &[u8]) -> Error {
+    let cause =
+        format!("its output is not understood: {:?}", String::from_utf8_lossy(&output[..output.len().min(200)]));
+    Error::Guest { act: format!("use {program} in the guest"), cause }
+}
+
+fn single_slashes(path: &str) -> String {
+    let mut single = String::with_capacity(path.len());
+    for character in path.chars() {
+        if character != '/' || !single.ends_with('/') {
+            single.push(character);
+        }
+    }
+    single
+}
+
+/// The records of `stat`; what is none is passed over.
+fn parse(output: &[u8]) -> Vec<GuestFile> {
+    let mut starts: Vec<usize> = memchr::memmem::find_iter(output, b"\n//").map(|at| at + 1).collect();
+    if output.starts_with(b"//") {
+        starts.insert(0, 0);
+    }
+    let ends = starts.iter().skip(1).copied().chain([output.len()]);
+    starts.iter().zip(ends).filter_map(|(&start, end)| parse_record(&output[start + 2..end])).collect()
+}
+
+fn parse_record(record: &[u8]) -> Option<GuestFile> {
+    let (fields, path) = record.split_at(memchr::memchr(b'\n', record)?);
+    let path = path.strip_prefix(b"\n")?;
+    let path = path.strip_suffix(b"\n").unwrap_or(path);
+    let mut fields = std::str::from_utf8(fields).ok()?.splitn(6, ' ');
+    let mode = u32::from_str_radix(fields.next()?, 16).ok()?;
+    Some(GuestFile {
+        path: path.to_vec(),
+        kind: match mode >> 12 {
+            0o10 => FileKind::File,
+            0o04 => FileKind::Directory,
+            0o12 => FileKind::Link,
+            _ => FileKind::Other,
+        },
+        mode: mode & 0o7777,
+        size: fields.next()?.parse().ok()?,
+        owner: fields.next()?.to_owned(),
+        group: fields.next()?.to_owned(),
+        modified_seconds: fields.next()?.parse().ok()?,
+        stamp: fields.next()?.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_line_ends_stays_whole() {
+        let output = b"//81a4 5 root root 17 9,x y,z\n/a/b\nc\n//a1ff 0 0 0 -3 9,a\n/a/\n";
+        let files = parse(output);
+        assert_eq!(files.len(), 2, "{files:?}");
+        assert_eq!(files[0].path, b"/a/b\nc");
+        assert_eq!((files[0].kind, files[0].size, files[0].mode), (FileKind::File, 5, 0o644));
+        assert_eq!(files[0].stamp, "9,x y,z");
+        assert_eq!((files[1].kind, files[1].modified_seconds), (FileKind::Link, -3));
+        assert_eq!(parse(b"//x\n//\n/"), []);
+    }
+
+    #[test]
+    fn a_path_has_single_slashes() {
+        assert_eq!(single_slashes("//a///b/"), "/a/b/");
+    }
+}

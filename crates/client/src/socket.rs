@@ -1,0 +1,207 @@
+//! Streams that lead to an agent: unix sockets, vsock, a hypervisor's vsock behind a unix socket, serial devices.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::termios::{self, OptionalActions, SpecialCodeIndex};
+use vsock::VsockStream;
+
+use crate::error::Error;
+use crate::kind::Kind;
+use crate::stream::{Stream, Timeouts};
+
+pub(crate) fn unix(path: &Path, timeouts: Timeouts) -> Result<Stream<UnixStream>, Error> {
+    let text = path.display().to_string();
+    connect_unix(path, timeouts.connect)
+        .and_then(|stream| Stream::with_silence(stream, timeouts.silence, set_unix_silence))
+        .map(|stream| stream.named(text.clone()))
+        .map_err(|source| Error::Connect { path: text, source })
+}
+
+fn set_unix_silence(stream: &mut UnixStream, silence: Duration) -> io::Result<()> {
+    stream.set_read_timeout(Some(silence))?;
+    stream.set_write_timeout(Some(silence))
+}
+
+/// A blocking connect has no time-out of its own and would wait for ever for a place in the listener's queue.
+fn connect_unix(path: &Path, wait: Duration) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+    let address = SocketAddrUnix::new(path)?;
+    let deadline = Instant::now() + wait;
+    let mut pause = Duration::from_micros(100);
+    loop {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        match connect(&socket, &address) {
+            Ok(()) => {
+                let stream = UnixStream::from(socket);
+                stream.set_nonblocking(false)?;
+                return Ok(stream);
+            }
+            Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            Err(rustix::io::Errno::AGAIN) => {
+                let text = format!("its queue was full for {} s: another client holds the agent", wait.as_secs_f64());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// How many clients are connected to a unix socket, those in its queue included; `None` if the system does not tell.
+pub(crate) fn clients(path: &Path) -> Option<usize> {
+    const CONNECTED: &str = "03";
+    const CONNECTING: &str = "02";
+    let names = [Some(path.to_owned()), path.canonicalize().ok()];
+    let table = std::fs::read_to_string("/proc/net/unix").ok()?;
+    let is_client = |line: &&str| {
+        // Num RefCount Protocol Flags Type St Inode Path
+        let state = line.split_ascii_whitespace().nth(5).unwrap_or_default();
+        let bound = line.find('/').map(|start| Path::new(&line[start..]));
+        (state == CONNECTED || state == CONNECTING)
+            && names.iter().any(|name| name.is_some() && name.as_deref() == bound)
+    };
+    Some(table.lines().filter(is_client).count())
+}
+
+pub(crate) fn vsock(cid: u32, port: u32, timeouts: Timeouts) -> Result<Stream<VsockStream>, Error> {
+    let text = format!("vsock:{cid}:{port}");
+    VsockStream::connect_with_cid_port(cid, port)
+        .and_then(|stream| {
+            Stream::with_silence(stream, timeouts.silence, |stream, silence| {
+                stream.set_read_timeout(Some(silence))?;
+                stream.set_write_timeout(Some(silence))
+            })
+        })
+        .map_err(|source| Error::Connect { path: text, source })
+}
+
+/// Cloud Hypervisor's and Firecracker's way to a guest's vsock: a unix socket, a line that says which port, a line that
+/// says it is there.
+pub(crate) fn hybrid(path: &Path, port: u32, timeouts: Timeouts) -> Result<Stream<UnixStream>, Error> {
+    const LONGEST_ANSWER_BYTES: usize = 64;
+    let text = format!("hybrid:{}:{port}", path.display());
+    let connect = |source| Error::Connect { path: text.clone(), source };
+    let mut stream = connect_unix(path, timeouts.connect).map_err(connect)?;
+    set_unix_silence(&mut stream, timeouts.connect).map_err(connect)?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(connect)?;
+
+    // Byte by byte: what follows the line belongs to the agent already.
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    let problem = loop {
+        match stream.read(&mut byte) {
+            // That is how both say that nobody listens on the port in the guest.
+            Ok(0) => break Some((Kind::NoAgent, format!("nobody listens on vsock port {port} in the guest"))),
+            Ok(_) if byte[0] == b'\n' => break None,
+            Ok(_) if answer.len() >= LONGEST_ANSWER_BYTES => {
+                break Some((Kind::NoManager, "its answer is endless".into()));
+            }
+            Ok(_) => answer.push(byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                break Some((Kind::NoAgent, format!("nobody listens on vsock port {port} in the guest")));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let text = format!("no answer to CONNECT within {} s", timeouts.connect.as_secs_f64());
+                break Some((Kind::NoAnswer, text));
+            }
+            Err(error) => return Err(connect(error)),
+        }
+    };
+    let problem = problem.or_else(|| {
+        let answer = String::from_utf8_lossy(&answer);
+        let is_ok = answer.strip_prefix("OK ").is_some_and(|number| number.trim_end().parse::<u32>().is_ok());
+        (!is_ok).then(|| (Kind::NoManager, format!("it answered {answer:?} to CONNECT {port}, not OK")))
+    });
+    if let Some((kind, cause)) = problem {
+        return Err(Error::Unreachable { target: text, kind, cause });
+    }
+    Stream::with_silence(stream, timeouts.silence, set_unix_silence).map_err(connect)
+}
+
+/// A serial device or pseudo terminal, in raw mode and for this process alone.
+#[derive(Debug)]
+pub struct SerialPort {
+    device: File,
+    silence: Option<Duration>,
+}
+
+pub(crate) fn serial(path: &Path, timeouts: Timeouts) -> Result<Stream<SerialPort>, Error> {
+    SerialPort::open(path)
+        .and_then(|port| {
+            Stream::with_silence(port, timeouts.silence, |port, silence| {
+                port.silence = Some(silence);
+                Ok(())
+            })
+        })
+        .map_err(|source| Error::Connect { path: path.display().to_string(), source })
+}
+
+impl SerialPort {
+    /// Opens a device, takes it for this process and sets it to raw mode; its speed stays as it is.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        // Without NONBLOCK the open itself would wait for a carrier.
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let device: OwnedFd = rustix::fs::open(path, flags, Mode::empty())?;
+        termios::ioctl_tiocexcl(&device)?;
+        let mut attributes = termios::tcgetattr(&device)?;
+        attributes.make_raw();
+        attributes.special_codes[SpecialCodeIndex::VMIN] = 1;
+        attributes.special_codes[SpecialCodeIndex::VTIME] = 0;
+        termios::tcsetattr(&device, OptionalActions::Now, &attributes)?;
+        Ok(Self { device: device.into(), silence: None })
+    }
+
+    fn wait(&self, events: PollFlags) -> io::Result<()> {
+        let deadline = self.silence.map(|silence| Instant::now() + silence);
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut [PollFd::from_borrowed_fd(self.device.as_fd(), events)], left.as_ref()) {
+                Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Read for SerialPort {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.device.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
+                // The other end of a pseudo terminal is gone.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return Ok(0),
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Write for SerialPort {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.device.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
+                other => return other,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! A conversation over a stream that blocks.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use crate::conversation::{Conversation, SYNC, Ticket};
+use crate::error::Error;
+use crate::lines::Limits;
+use crate::transport::{Arguments, Capacity, Transport};
+
+/// How long a connection by socket waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For a place in the queue of an agent that serves one client at a time.
+    pub connect: Duration,
+    /// For the next bytes of a reply, and for room to send more of a request; a transfer that moves never times out.
+    pub silence: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(5), silence: Duration::from_secs(60) }
+    }
+}
+
+/// The time-outs of a stream are set by a function of its type.
+type SetSilence<S> = fn(&mut S, Duration) -> io::Result<()>;
+
+/// The transport over any stream that is connected to an agent.
+pub struct Stream<S: Read + Write> {
+    bytes: S,
+    conversation: Conversation,
+    silence: Option<Duration>,
+    set_silence: Option<SetSilence<S>>,
+    target: Option<String>,
+}
+
+impl<S: Read + Write> fmt::Debug for Stream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("target", &self.target).field("silence", &self.silence).finish_non_exhaustive()
+    }
+}
+
+impl<S: Read + Write> Stream<S> {
+    /// Takes a stream that is connected to an agent. It waits as long as its own time-outs say.
+    pub fn new(stream: S) -> Self {
+        Self { bytes: stream, conversation: Conversation::default(), silence: None, set_silence: None, target: None }
+    }
+
+    /// Takes a stream whose time-outs can be set.
+    pub(crate) fn with_silence(stream: S, silence: Duration, set_silence: SetSilence<S>) -> io::Result<Self> {
+        let mut this = Self::new(stream);
+        set_silence(&mut this.bytes, silence)?;
+        this.silence = Some(silence);
+        this.set_silence = Some(set_silence);
+        Ok(this)
+    }
+
+    /// Says which unix socket it is, so that silence can be explained by another client that holds it.
+    pub(crate) fn named(mut self, socket: String) -> Self {
+        self.target = Some(socket);
+        self
+    }
+
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.conversation.set_limits(limits);
+    }
+
+    pub(crate) fn stream(&self) -> &S {
+        &self.bytes
+    }
+
+    pub(crate) fn send_line(&mut self, act: &str, line: &[u8]) -> Result<(), Error> {
+        self.conversation.raw_line(line);
+        self.flush(act)
+    }
+
+    pub(crate) fn receive_line(&mut self, act: &str) -> Result<&[u8], Error> {
+        loop {
+            if let Some(line) = self.conversation.poll_line(act)? {
+                return Ok(self.conversation.line(line));
+            }
+            self.receive_more(act)?;
+        }
+    }
+
+    fn flush(&mut self, command: &str) -> Result<(), Error> {
+        while !self.conversation.outgoing().is_empty() {
+            match self.bytes.write(self.conversation.outgoing()) {
+                Ok(0) => return Err(Error::Closed { command: command.to_owned() }),
+                Ok(size) => self.conversation.sent(size),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::send(command, error, self.silence)),
+            }
+        }
+        self.bytes.flush().map_err(|source| Error::send(command, source, self.silence))
+    }
+
+    fn receive_more(&mut self, command: &str) -> Result<(), Error> {
+        loop {
+            match self.bytes.read(self.conversation.space()) {
+                Ok(0) => return Err(Error::Closed { command: command.to_owned() }),
+                Ok(size) => {
+                    self.conversation.received(size);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::receive(command, error, self.silence)),
+            }
+        }
+    }
+
+    /// A port that serves one client at a time lets the others connect and answers none of them.
+    fn explained(&self, error: Error) -> Error {
+        let Some(socket) = self.target.as_deref() else { return error };
+        if !matches!(error, Error::TimedOut { .. }) {
+            return error;
+        }
+        match crate::socket::clients(socket.as_ref()) {
+            Some(clients) if clients > 1 => Error::Unreachable {
+                target: socket.to_owned(),
+                kind: crate::Kind::Held,
+                cause: format!("{error}, and another client is connected to the same socket"),
+            },
+            _ => error,
+        }
+    }
+}
+
+impl<S: Read + Write> Transport for Stream<S> {
+    fn sync(&mut self) -> Result<(), Error> {
+        self.conversation.begin_sync();
+        loop {
+            self.flush(SYNC)?;
+            if self.conversation.poll_sync()? {
+                return Ok(());
+            }
+            if self.conversation.outgoing().is_empty() {
+                self.receive_more(SYNC).map_err(|error| self.explained(error))?;
+            }
+        }
+    }
+
+    fn start(&mut self, command: &str, arguments: Option<Arguments<'_>>) -> Result<Ticket, Error> {
+        let ticket = match arguments {
+            None => self.conversation.request(command, None::<()>)?,
+            Some(write) => self.conversation.request_with(command, write)?,
+        };
+        self.flush(command)?;
+        Ok(ticket)
+    }
+
+    fn receive(&mut self, command: &str, ticket: Option<Ticket>) -> Result<&[u8], Error> {
+        loop {
+            if let Some(line) = self.conversation.poll_reply(command, ticket)? {
+                return Ok(self.conversation.line(line));
+            }
+            self.receive_more(command)?;
+        }
+    }
+
+    fn set_silence(&mut self, silence: Duration) -> Result<(), Error> {
+        let Some(set_silence) = self.set_silence else { return Ok(()) };
+        set_silence(&mut self.bytes, silence).map_err(|source| Error::Local {
+            act: format!("set the time-out to {} s", silence.as_secs_f64()),
+            source,
+        })?;
+        self.silence = Some(silence);
+        Ok(())
+    }
+
+    fn capacity(&self) -> Capacity {
+        Capacity { requests_in_flight: 4, read_bytes: 1 << 20, write_bytes: 1 << 20 }
+    }
+}
+
+impl<S: Read + Write> Drop for Stream<S> {
+    /// QEMU's agent ends when a client leaves with a reply unread, so what is still due is waited for, for a moment.
+    fn drop(&mut self) {
+        const MOMENT: Duration = Duration::from_millis(200);
+        let Some(set_silence) = self.set_silence else { return };
+        if self.conversation.awaited() == 0 || set_silence(&mut self.bytes, MOMENT).is_err() {
+            return;
+        }
+        while self.conversation.awaited() > 0 && self.receive("the end", None).is_ok() {}
+    }
+}

@@ -1,0 +1,62 @@
+//! What leads to an agent: requests in, reply lines out.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::conversation::Ticket;
+use crate::error::Error;
+
+/// Writes the arguments of a request as JSON text, an object, behind what the buffer holds.
+pub type Arguments<'a> = &'a dyn Fn(&mut Vec<u8>) -> Result<(), serde_json::Error>;
+
+/// How much a transport carries at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Requests that may be sent before the first reply is received.
+    pub requests_in_flight: usize,
+    /// Bytes of a file to ask for in one request.
+    pub read_bytes: usize,
+    /// Bytes of a file or of a program's input to send in one request.
+    pub write_bytes: usize,
+}
+
+/// A way to an agent. [`Stream`](crate::Stream) is one over bytes, [`Virsh`](crate::Virsh) one through libvirt; an
+/// [`Agent`](crate::Agent) makes calls and tasks of it.
+pub trait Transport: fmt::Debug {
+    /// Brings both sides to the same point; see [`Agent::sync`](crate::Agent::sync).
+    fn sync(&mut self) -> Result<(), Error>;
+
+    /// Sends a request.
+    fn start(&mut self, command: &str, arguments: Option<Arguments<'_>>) -> Result<Ticket, Error>;
+
+    /// Receives the reply line of a request, of the oldest unanswered one without a ticket.
+    fn receive(&mut self, command: &str, ticket: Option<Ticket>) -> Result<&[u8], Error>;
+
+    /// Changes how long the agent may be silent.
+    fn set_silence(&mut self, silence: Duration) -> Result<(), Error>;
+
+    /// How much goes at once.
+    fn capacity(&self) -> Capacity;
+}
+
+impl<T: Transport + ?Sized> Transport for Box<T> {
+    fn sync(&mut self) -> Result<(), Error> {
+        (**self).sync()
+    }
+
+    fn start(&mut self, command: &str, arguments: Option<Arguments<'_>>) -> Result<Ticket, Error> {
+        (**self).start(command, arguments)
+    }
+
+    fn receive(&mut self, command: &str, ticket: Option<Ticket>) -> Result<&[u8], Error> {
+        (**self).receive(command, ticket)
+    }
+
+    fn set_silence(&mut self, silence: Duration) -> Result<(), Error> {
+        (**self).set_silence(silence)
+    }
+
+    fn capacity(&self) -> Capacity {
+        (**self).capacity()
+    }
+}

@@ -1,5 +1,5 @@
-//! What a test needs around a freeze: who is frozen really, agents that die, devices that hang, and a way out that
-//! depends on nobody in the guest.
+//! What a test needs around a freeze: who is frozen really, agents with other options, programs that write, and a way
+//! out that depends on nobody in the guest.
 
 use super::conversation::PATIENCE;
 use super::guest::{Guest, OUR_UNIT};
@@ -81,14 +81,6 @@ impl Guest {
         self.shell(&script).map(drop)
     }
 
-    /// Kills our agent as the kernel would when memory is short; its unit starts it again. Returns the process that
-    /// was killed.
-    pub fn kill_our_agent(&mut self) -> Result<u32> {
-        let pid = self.our_pid()?;
-        self.shell(&format!("kill -KILL {pid}"))?;
-        Ok(pid)
-    }
-
     /// Changes a unit until the case ends or [`Guest::restore_units`], and restarts it: `Restart=no` for an agent that
     /// stays dead, another `ExecStart` for other options.
     pub fn change_unit(&mut self, unit: &str, service_lines: &str) -> Result<()> {
@@ -121,16 +113,6 @@ impl Guest {
             self.shell(&format!("rm -rf {folder}; systemctl daemon-reload && systemctl restart {unit}"))?;
         }
         Ok(())
-    }
-
-    /// Lets every access to a device-mapper device wait until [`Guest::dm_resume`]: a disk that hangs.
-    pub fn dm_suspend(&mut self, name: &str) -> Result<()> {
-        self.shell(&format!("dmsetup suspend --noflush --nolockfs {name}")).map(drop)
-    }
-
-    /// Lets a device go on.
-    pub fn dm_resume(&mut self, name: &str) -> Result<()> {
-        self.shell(&format!("dmsetup resume {name}")).map(drop)
     }
 
     /// Starts a program that writes and syncs without end into `mountpoint`, or waits while that is frozen. Returns

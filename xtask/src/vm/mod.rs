@@ -2,8 +2,9 @@
 //!
 //! Boots one guest ([`guest::Guest`]) with the original agent and ours side by side and runs all cases
 //! ([`cases::ALL`]) in it one after the other. A case that leaves the guest unusable for the next one is none of them;
-//! a new case is a function in a file of `cases/` and a line in the list there. Other commands boot a guest of their
-//! own with [`guest::Guest::boot`].
+//! a new case is a function in a file of `cases/` and a line in the list there. Then libvirt boots a guest of its own
+//! ([`libvirt::Domain`]) for [`cases::OF_LIBVIRT`]. Other commands boot a guest of their own with
+//! [`guest::Guest::boot`].
 //!
 //! The image is built from Debian packages by [`image`] and kept outside the repository. Where that cannot be done,
 //! all cases are skipped, which is printed and counted.
@@ -16,6 +17,7 @@ mod disk;
 mod frozen;
 pub mod guest;
 mod image;
+mod libvirt;
 pub mod machine;
 mod progress;
 mod stage;
@@ -25,6 +27,7 @@ use crate::{build, style};
 use anyhow::{Context as _, Result, bail};
 use cases::Case;
 use guest::{Boot, Guest};
+use libvirt::Domain;
 use std::fmt;
 use std::io::Write as _;
 use std::time::Instant;
@@ -76,36 +79,89 @@ pub fn main(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Where cases run: what the runner wants of it between them.
+trait Place {
+    /// Undoes what the case left.
+    fn clear_away(&mut self) -> Result<()>;
+    /// What can be told after a failure.
+    fn evidence(&mut self) -> String;
+    /// Makes the next case possible after a failure.
+    fn repair(&mut self);
+    /// What the case had to say.
+    fn take_notes(&mut self) -> Vec<String>;
+}
+
+impl Place for Guest {
+    fn clear_away(&mut self) -> Result<()> {
+        Self::clear_away(self)
+    }
+    fn evidence(&mut self) -> String {
+        Self::evidence(self)
+    }
+    fn repair(&mut self) {
+        Self::repair(self);
+    }
+    fn take_notes(&mut self) -> Vec<String> {
+        Self::take_notes(self)
+    }
+}
+
+impl Place for Domain {
+    fn clear_away(&mut self) -> Result<()> {
+        Self::clear_away(self)
+    }
+    fn evidence(&mut self) -> String {
+        Self::evidence(self)
+    }
+    fn repair(&mut self) {
+        Self::repair(self);
+    }
+    fn take_notes(&mut self) -> Vec<String> {
+        Self::take_notes(self)
+    }
+}
+
 /// Like [`main`], for callers that count.
 pub fn run(arguments: &[String]) -> Result<Report> {
     let options = parse(arguments)?;
-    let wanted =
-        |case: &&Case| options.names.is_empty() || options.names.iter().any(|name| case.name.contains(name.as_str()));
-    let chosen: Vec<&Case> = cases::ALL.iter().flat_map(|family| family.iter()).filter(wanted).collect();
+    let is_wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|part| name.contains(part));
+    let in_guest: Vec<&Case> =
+        cases::ALL.iter().flat_map(|family| family.iter()).filter(|case| is_wanted(case.name)).collect();
+    let in_domain: Vec<&Case<Domain>> = cases::OF_LIBVIRT.iter().filter(|case| is_wanted(case.name)).collect();
     if options.list {
-        for case in chosen {
-            println!("{}", case.name);
+        for name in in_guest.iter().map(|case| case.name).chain(in_domain.iter().map(|case| case.name)) {
+            println!("{name}");
         }
         return Ok(Report::default());
     }
-    if chosen.is_empty() {
+    if in_guest.is_empty() && in_domain.is_empty() {
         bail!("no case has {} in its name; `cargo xtask vm --list` shows all", options.names.join(" or "));
     }
-    let boot = Boot { our_agent: build::agent_binary()?, hardware: machine::Hardware::default() };
-    let mut guest = match Guest::boot(&boot) {
-        Ok(guest) => guest,
-        Err(error) => return skip_all(&chosen, error),
-    };
+    let our_agent = build::agent_binary()?;
     let mut report = Report::default();
-    if !options.shell {
-        for case in chosen {
-            run_case(case, &mut guest, &mut report);
+    if !in_guest.is_empty() || options.shell || options.keep {
+        let boot = Boot { our_agent: our_agent.clone(), hardware: machine::Hardware::default() };
+        match Guest::boot(&boot) {
+            Ok(mut guest) => {
+                if !options.shell {
+                    run_cases(&in_guest, &mut guest, &mut report);
+                }
+                if options.shell || options.keep {
+                    wait_for_user(&mut guest)?;
+                }
+            }
+            Err(error) => skip_all(&in_guest, error, &mut report)?,
         }
+    }
+    if !in_domain.is_empty() && !options.shell {
+        match Domain::start(&our_agent) {
+            Ok(mut domain) => run_cases(&in_domain, &mut domain, &mut report),
+            Err(error) => skip_all(&in_domain, error, &mut report)?,
+        }
+    }
+    if !options.shell {
         let (passed, failed, skipped) = (report.passed, report.failed.len(), report.skipped.len());
         println!("{passed} passed, {failed} failed, {skipped} skipped");
-    }
-    if options.shell || options.keep {
-        wait_for_user(&mut guest)?;
     }
     Ok(report)
 }
@@ -126,16 +182,21 @@ fn parse(arguments: &[String]) -> Result<Options> {
     Ok(options)
 }
 
-/// A host that cannot run the guest skips its cases; any other error stays one.
-fn skip_all(chosen: &[&Case], error: anyhow::Error) -> Result<Report> {
+/// A host that cannot run a guest skips its cases; any other error stays one.
+fn skip_all<P>(chosen: &[&Case<P>], error: anyhow::Error, report: &mut Report) -> Result<()> {
     let Skipped(reason) = error.downcast::<Skipped>()?;
-    println!("{}: virtual machine: {reason}", style::warning("skipped"));
-    println!("0 passed, 0 failed, {} skipped", chosen.len());
-    let skipped = chosen.iter().map(|case| (case.name.into(), reason.clone())).collect();
-    Ok(Report { skipped, ..Report::default() })
+    println!("{}: {} cases in a virtual machine: {reason}", style::warning("skipped"), chosen.len());
+    report.skipped.extend(chosen.iter().map(|case| (case.name.into(), reason.clone())));
+    Ok(())
 }
 
-fn run_case(case: &Case, guest: &mut Guest, report: &mut Report) {
+fn run_cases<P: Place>(chosen: &[&Case<P>], place: &mut P, report: &mut Report) {
+    for case in chosen {
+        run_case(case, place, report);
+    }
+}
+
+fn run_case<P: Place>(case: &Case<P>, guest: &mut P, report: &mut Report) {
     print!("{} ... ", case.name);
     // Only matters to those who watch.
     let _ = std::io::stdout().flush();
@@ -193,7 +254,8 @@ mod tests {
 
     #[test]
     fn no_two_cases_have_the_same_name() {
-        let names: Vec<&str> = cases::ALL.iter().flat_map(|family| family.iter()).map(|case| case.name).collect();
+        let in_guest = cases::ALL.iter().flat_map(|family| family.iter()).map(|case| case.name);
+        let names: Vec<&str> = in_guest.chain(cases::OF_LIBVIRT.iter().map(|case| case.name)).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
     }
 

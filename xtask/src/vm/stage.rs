@@ -41,6 +41,8 @@ pub enum Kind {
     Base,
 }
 
+const EXT4: &str = "mkfs.ext4 -q \"$1\"; mount \"$1\" $at";
+
 /// How a kind is made.
 struct Recipe {
     /// Kinds that must be there before.
@@ -106,7 +108,6 @@ impl Kind {
 
     fn recipe(self) -> Recipe {
         let recipe = |needs, disks, make, clear| Recipe { needs, disks, make, clear };
-        const EXT4: &str = "mkfs.ext4 -q \"$1\"; mount \"$1\" $at";
         match self {
             Self::Base | Self::Ext4 => recipe(&[], 1, EXT4, ""),
             Self::Xfs => recipe(&[], 1, "mkfs.xfs -q \"$1\"; mount \"$1\" $at", ""),

@@ -46,12 +46,12 @@ fn round(guest: &mut Guest, agent: Agent, request: &Value, watched: &[String]) -
     let mut host = talk(guest, agent)?;
     let reply = host.ask(request)?;
     let states = guest.freeze_states(&names);
-    let status = host.call("guest-fsfreeze-status", &json!({}));
+    let told = host.call("guest-fsfreeze-status", &json!({}));
     let thawed = host.ask(&json!({"execute": "guest-fsfreeze-thaw"}))?;
     let frozen = watched.iter().zip(states?).filter(|(_, state)| *state == FreezeState::Frozen);
     let frozen = frozen.map(|(mountpoint, _)| mountpoint.clone()).collect();
     let expected = if reply["return"].as_i64().is_some_and(|count| count > 0) { "frozen" } else { "thawed" };
-    ensure!(status.as_ref().is_ok_and(|status| status == expected), "{agent:?}: {request}: {reply}, then {status:?}");
+    ensure!(told.as_ref().is_ok_and(|told| told == expected), "{agent:?}: {request}: {reply}, then {told:?}");
     let states = guest.freeze_states(&names)?;
     ensure!(!states.contains(&FreezeState::Frozen), "{agent:?}: {request}: {states:?} after the thaw: {thawed}");
     Ok((reply, frozen, thawed))
@@ -193,8 +193,7 @@ fn look_while_frozen(guest: &mut Guest, host: &mut Conversation, watched: &[Stri
     ensure!(states.iter().all(|state| *state == FreezeState::Frozen), "{names:?} are {states:?}");
     // It may have been told of a write that was done just before.
     guest.wait_until("the writer waits", |guest| {
-        let state =
-            guest.shell(&format!("grep -h ^State /proc/[0-9]*/task/*/status | grep -c 'D (disk sleep)'; true"))?;
+        let state = guest.shell("grep -h ^State /proc/[0-9]*/task/*/status | grep -c 'D (disk sleep)'; true")?;
         Ok((state != "0").then_some(()))
     })?;
     let before = guest.writes_of(writer)?;
@@ -321,7 +320,11 @@ fn check_script(kind: Kind, device: &str) -> String {
             "e2fsck -fn {device} > /run/fsck 2>&1 || cat /run/fsck
              dumpe2fs -h {device} 2> /dev/null | grep -o needs_recovery; true"
         ),
-        Kind::Xfs => format!("xfs_repair -n {device} > /run/fsck 2>&1 || cat /run/fsck"),
+        // A frozen one leaves a record in its log, for the next mount to look for files that are deleted and open.
+        Kind::Xfs => format!(
+            "mkdir -p /run/copy; mount -o nouuid {device} /run/copy; cat /run/copy/writer > /dev/null; umount /run/copy
+             xfs_repair -n {device} > /run/fsck 2>&1 || cat /run/fsck"
+        ),
         _ => format!("btrfs check --readonly --force {device} > /run/fsck 2>&1 || cat /run/fsck"),
     }
 }

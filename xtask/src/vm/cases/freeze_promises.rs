@@ -263,7 +263,7 @@ fn hung_disk(guest: &mut Guest) -> Result<()> {
 }
 
 fn hung_disk_is_survived(guest: &mut Guest) -> Result<()> {
-    guest.shell("dmsetup suspend --nolockfs hangs; (echo dirty > /mnt/b/dirty) & sleep 0.5")?;
+    guest.shell("echo dirty > /mnt/b/dirty; dmsetup suspend --nolockfs hangs")?;
     let mut host = guest.talk_to_ours()?;
     let request = json!({"execute": "guest-fsfreeze-freeze-list", "arguments": {"mountpoints": ["/mnt/a", "/mnt/b"]}});
     host.send_request(&request)?;

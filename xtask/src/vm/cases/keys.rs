@@ -154,7 +154,8 @@ fn traps(guest: &mut Guest) -> Result<()> {
                 let mut host = talk(guest, is_ours)?;
                 let mut told = String::new();
                 for request in all_requests() {
-                    told += &format!("{}\n", host.ask(&request)?);
+                    told += &host.ask(&request)?.to_string();
+                    told.push('\n');
                 }
                 let after = guest.shell_result(FINGERPRINT)?.stdout;
                 let of_ann = guest.shell(&as_ann("cat .ssh/authorized_keys || true"))?;
@@ -266,6 +267,8 @@ fn swaps(guest: &mut Guest) -> Result<()> {
         };
         between(guest, MAKE_SECRETS, race, REMOVE_SECRETS)?;
     }
-    notes.into_iter().for_each(|note| guest.note(note));
+    for note in notes {
+        guest.note(note);
+    }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod hooks;
 mod hotplug;
 mod idle;
 mod keys;
+mod libvirt;
 mod port;
 mod power;
 mod reboot;
@@ -26,14 +27,15 @@ mod vsock;
 mod zoo;
 
 use super::guest::Guest;
+use super::libvirt::Domain;
 use anyhow::Result;
 
-/// One case.
-pub struct Case {
+/// One case, in a place where cases run.
+pub struct Case<Place = Guest> {
     /// A sentence, unique; the command line chooses by any part of it.
     pub name: &'static str,
     /// Shows it, or tells in the error what was found instead.
-    pub run: fn(&mut Guest) -> Result<()>,
+    pub run: fn(&mut Place) -> Result<()>,
 }
 
 /// All cases by family. Reboots come last: they cost most, and end what other cases left behind.
@@ -59,3 +61,6 @@ pub const ALL: &[&[Case]] = &[
     power::CASES,
     reboot::CASES,
 ];
+
+/// The cases in a guest that libvirt runs, in order.
+pub const OF_LIBVIRT: &[Case<Domain>] = libvirt::CASES;

@@ -1,5 +1,5 @@
 //! `/proc/self/mountinfo`, and `/proc/self/mounts` where that is missing: whatever the kernel lists there, guest-get-fsinfo
-//! answers, with mounts of it alone.
+//! answers, with mounts of it alone, and a freeze chooses among them.
 
 #![no_main]
 
@@ -9,6 +9,8 @@ mod machine;
 use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
+use qga_agent::readers;
+use qga_agent::root::Root;
 
 use self::machine::{Machine, files};
 
@@ -31,6 +33,8 @@ fuzz_target!(|input: &[u8]| {
         let lines = input.split(|byte| *byte == b'\n').count();
         let count = reply["return"].as_array().expect("mounts that are not understood are passed over").len();
         assert!(count <= lines, "{count} file systems in {lines} lines");
+        let frozen = readers::file_systems_to_freeze(&Root::at(machine.path("/")));
+        assert!(frozen <= lines, "{frozen} file systems to freeze in {lines} lines");
     });
 });
 

@@ -1,6 +1,6 @@
 //! The agent's own files: configuration and state. What a dump of the configuration says is read back as the same, but
 //! for the order of lists, which each dump turns round as the original's does; a handle is never negative, whatever the
-//! state says.
+//! state says; a freeze's state file is read as it was written.
 
 #![no_main]
 
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 fuzz_target!(|input: &[u8]| {
-    let [configuration, state] = files(input);
+    let [configuration, state, marker] = files(input);
     match readers::configuration(configuration) {
         // A form feed in front of a value is a blank to the reader, and the format has no escape for it.
         Ok(dump) if dump.contains('\u{c}') => {}
@@ -31,6 +31,9 @@ fuzz_target!(|input: &[u8]| {
             assert!(text.len() < 2000 + 8 * configuration.len(), "{} bytes of error", text.len());
             assert!(!text.contains('\n'), "an error is one line: {text}");
         }
+    }
+    if let Some(text) = readers::freeze_marker(marker) {
+        assert_eq!(readers::freeze_marker(text.as_bytes()).as_ref(), Some(&text), "a marker is read as it was written");
     }
     MACHINE.with_borrow(|machine| {
         machine.write("/qga.state", state);

@@ -12,11 +12,14 @@ use qga_protocol::storage::NvmeSmart;
 use qga_protocol::time::Timezone;
 
 use crate::commands::accounts::{keys, linux::users};
+use crate::commands::fsfreeze::linux::choice;
+use crate::commands::fsfreeze::linux::marker::Marker;
 use crate::commands::network::linux as network;
 use crate::commands::network::linux::netlink::{Answer, Question, Reader};
 use crate::commands::storage::linux::smart;
 use crate::commands::time::zone;
 use crate::config::Settings;
+use crate::linux::mounts;
 use crate::root::Root;
 use crate::state::State;
 
@@ -97,4 +100,16 @@ pub fn configuration(bytes: &[u8]) -> Result<String, String> {
 /// The next file handle by what a state directory holds.
 pub fn next_handle(state_directory: &Path) -> io::Result<i64> {
     State::open(state_directory).map_err(|failure| io::Error::other(failure.text))?.next_handle()
+}
+
+/// A freeze's state file, read and written again; `None` if it says nothing of a boot.
+#[must_use]
+pub fn freeze_marker(content: &[u8]) -> Option<String> {
+    Marker::parse(content).map(|marker| marker.text())
+}
+
+/// How many file systems of a machine a freeze would hold.
+#[must_use]
+pub fn file_systems_to_freeze(root: &Root) -> usize {
+    mounts::all(root).map_or(0, |mounts| choice::choose(root, &mounts, None).steps.len())
 }

@@ -192,14 +192,14 @@ impl Guest {
         for needed in recipe.needs {
             self.make_file_system(*needed)?;
         }
-        let mut devices = String::new();
+        let mut devices = Vec::new();
         for number in 1..=recipe.disks {
-            let disk = self.plug_disk(&disk_name(kind, number), options)?;
-            devices += &format!(" {}", disk.device);
+            devices.push(self.plug_disk(&disk_name(kind, number), options)?.device);
         }
+        let devices = devices.join(" ");
         self.stage().push(kind);
         let make = recipe.make;
-        self.shell(&format!("set -e\nexec 2>&1\nat={at}\nmkdir -p $at\nset --{devices}\n{make}\nudevadm settle"))
+        self.shell(&format!("set -e\nexec 2>&1\nat={at}\nmkdir -p $at\nset -- {devices}\n{make}\nudevadm settle"))
             .with_context(|| format!("making {}", kind.name()))?;
         Ok(at)
     }
@@ -213,12 +213,11 @@ impl Guest {
             self.thaw_agents()?;
         }
         self.restore_units()?;
-        let mut script = String::new();
-        for kind in kinds.into_iter().rev() {
-            let clear = kind.recipe().clear;
-            script += &format!("at={}; umount $at || umount -l $at; {clear}\nrmdir $at\n", kind.mountpoint());
-        }
-        let said = if script.is_empty() { None } else { Some(self.shell_result(&script)?) };
+        let clear = |kind: &Kind| {
+            format!("at={}; umount $at || umount -l $at; {}\nrmdir $at\n", kind.mountpoint(), kind.recipe().clear)
+        };
+        let script: Vec<String> = kinds.iter().rev().map(clear).collect();
+        let said = if script.is_empty() { None } else { Some(self.shell_result(&script.concat())?) };
         for disk in self.disks().clone() {
             self.unplug_disk(&disk.name).with_context(|| format!("clearing away: {said:?}"))?;
         }

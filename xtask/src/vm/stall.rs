@@ -57,11 +57,12 @@ pub fn measure(guest: &mut Guest) -> Result<[Stall; 2]> {
     Ok([original, ours])
 }
 
+/// Each agent finds a new file to be written out: xfs writes one that is overwritten when it is closed.
 fn measure_one(guest: &mut Guest, is_ours: bool, slow: &str, quick: &str) -> Result<Stall> {
     guest.shell(&format!(
         "rm -f /run/enough /run/moments; cat > /run/writer.py <<'END'{PROGRAM}END
          sync; setsid python3 /run/writer.py {quick} > /run/moments.new 2> /run/writer.log < /dev/null &
-         sleep 1; dd if=/dev/zero of={slow}/large bs=1M count={DIRTY_MEBIBYTES} 2> /dev/null; sleep 1"
+         sleep 1; dd if=/dev/zero of={slow}/large.{is_ours} bs=1M count={DIRTY_MEBIBYTES} 2> /dev/null; sleep 1"
     ))?;
     let mut host = if is_ours { guest.talk_to_ours()? } else { guest.talk_to_original()? };
     let asked = std::time::Instant::now();

@@ -367,7 +367,7 @@ cd $1
 round=0
 while [ ! -e /run/enough ]; do
     round=$((round + 1))
-    head -c 200000 /dev/urandom > data.$((round % 5)).new && sha256sum < data.$((round % 5)).new > sum.$((round % 5)).new
+    head -c 30000 /dev/urandom > data.$((round % 5)).new && sha256sum < data.$((round % 5)).new > sum.$((round % 5)).new
     sync data.$((round % 5)).new
     mv data.$((round % 5)).new data.$((round % 5)); mv sum.$((round % 5)).new sum.$((round % 5))
     [ \"$(sha256sum < data.$((round % 5)))\" = \"$(cat sum.$((round % 5)))\" ] || { echo $1 > /run/broken; exit 1; }

@@ -35,10 +35,12 @@ fn rows(table: &str) -> Vec<Vec<&str>> {
 }
 
 fn describe(domain: &mut Domain) -> Result<()> {
-    // The address comes with the guest's DHCP client.
-    domain.wait_until("the guest has its address", |domain| {
+    // The address comes with the guest's DHCP client; the console logs root in.
+    domain.wait_until("the guest has its address and its user", |domain| {
         let addresses = domain.virsh("domifaddr", &["--source", "agent"])?;
-        Ok(rows(&addresses).iter().any(|row| matches!(row[..], [.., "ipv4", "10.0.2.15/24"])).then_some(()))
+        let has_address = rows(&addresses).iter().any(|row| matches!(row[..], [.., "ipv4", "10.0.2.15/24"]));
+        let users = domain.virsh("guestinfo", &["--user"])?;
+        Ok((has_address && users.contains("user.0.name")).then_some(()))
     })?;
     let file_systems = domain.virsh("domfsinfo", &[])?;
     for row in [["/", "vda", "ext4", "vda"], [DATA, "vdb", "ext4", "vdb"]] {
@@ -53,7 +55,8 @@ fn describe(domain: &mut Domain) -> Result<()> {
         "disk.count : 2",
         "disk.1.serial : data",
         "disk.1.alias : vdb",
-        "user.count : 0",
+        "user.count : 1",
+        "user.0.name : root",
         "if.0.name : lo",
     ] {
         let is_there = rows(&all).iter().any(|row| row.join(" ") == line);
@@ -269,11 +272,12 @@ fn keys(domain: &mut Domain) -> Result<()> {
         fs::write(file, format!("{key}\n"))?;
     }
     let expect_keys = |domain: &mut Domain, expected: &[&str]| -> Result<()> {
+        // The agent answers with the last key first, and virsh puts nothing between two keys.
         let told = domain.virsh("get-user-sshkeys", &["lab"])?;
+        let last_first: String = expected.iter().rev().copied().collect();
+        ensure!(told == last_first, "libvirt is told {told:?} instead of {expected:?}");
         let real = domain.shell("cat ~lab/.ssh/authorized_keys")?;
-        for text in [told, real] {
-            ensure!(text.lines().collect::<Vec<_>>() == expected, "{text:?} instead of {expected:?}");
-        }
+        ensure!(real.lines().collect::<Vec<_>>() == expected, "{real:?} in the file instead of {expected:?}");
         Ok(())
     };
     domain.virsh("set-user-sshkeys", &["lab", "--file", &files[0]])?;

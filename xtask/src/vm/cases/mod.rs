@@ -7,6 +7,7 @@
 mod accounts;
 mod actions;
 mod boot;
+mod command_line;
 mod compliance;
 mod freeze;
 mod freeze_promises;
@@ -56,6 +57,7 @@ pub const ALL: &[&[Case]] = &[
     freeze::CASES,
     hooks::CASES,
     compliance::CASES,
+    command_line::CASES,
     freeze_promises::CASES,
     freeze_stall::CASES,
     power::CASES,

@@ -168,6 +168,14 @@ fn by_systemd(machine: &impl Machine, sleep: Sleep) -> Result<(), Failure> {
         return Err("systemctl: systemd does not run".to_owned());
     }
     let systemctl = Tool::find_alone(machine.root(), "systemctl").ok_or("systemctl: not found")?;
+    let target = format!("{}.target", names.systemctl);
+    // The order itself may be taken all the same, and its failure be told to the journal alone.
+    let show = ["show", "-p", "LoadState", &target, "sleep.target", names.unit];
+    if let Ok(ended) = machine.run(&systemctl, &show, PATIENCE)
+        && ended.output.lines().any(|line| line == "LoadState=masked")
+    {
+        return Err(format!("systemctl {}: {target}, sleep.target or {} is masked", names.systemctl, names.unit));
+    }
     let (former, asleep_before) = (Unit::look(machine, &systemctl, names.unit), machine.time_asleep());
     run(machine, &systemctl, &[names.systemctl])?;
     // The order is taken; it may take a while until it is carried out, and only its unit tells how that went.

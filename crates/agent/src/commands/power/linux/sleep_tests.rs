@@ -4,6 +4,7 @@ use super::{choices, sleep};
 use std::time::Duration;
 
 const SHOW: &str = "systemctl show -p ActiveState -p Result -p ExecMainStartTimestampMonotonic";
+const SHOW_MASKS: &str = "systemctl show -p LoadState";
 const SLEPT: &str = "ActiveState=inactive\nResult=success\nExecMainStartTimestampMonotonic=0\n";
 
 /// A machine that can sleep in every way by its kernel.
@@ -30,7 +31,7 @@ fn error(staged: &Staged, how: Sleep) -> String {
 
 /// What was done, without the looks at units.
 fn done(staged: &Staged) -> Vec<String> {
-    staged.done().into_iter().filter(|act| !act.starts_with(SHOW)).collect()
+    staged.done().into_iter().filter(|act| ![SHOW, SHOW_MASKS].iter().any(|show| act.starts_with(show))).collect()
 }
 
 #[test]
@@ -104,6 +105,16 @@ fn what_somebody_has_switched_off_is_not_done_in_another_way() {
         assert_eq!(told, format!("failed to suspend to memory: systemctl suspend: exit status 1: {refusal}"));
         assert_eq!(done(&staged), ["systemctl suspend"]);
     }
+}
+
+#[test]
+fn a_masked_target_is_not_circumvented() {
+    let masks = "LoadState=masked\n\nLoadState=loaded\n\nLoadState=loaded\n";
+    let staged = with_systemd(&[(SHOW_MASKS, 0, masks)]);
+    let expected = "failed to suspend to memory: systemctl suspend: suspend.target, sleep.target or \
+                    systemd-suspend.service is masked";
+    assert_eq!(error(&staged, Sleep::Ram), expected);
+    assert_eq!(staged.done(), ["systemctl show -p LoadState suspend.target sleep.target systemd-suspend.service"]);
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! The command line `qga` with both agents over their ports, and with ours over vsock inside the guest.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use super::Case;
+use crate::build;
+use crate::vm::Skipped;
+use crate::vm::guest::Guest;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+pub const CASES: &[Case] = &[
+    Case { name: "command_line_does_a_hosts_work_over_both_ports", run: both_ports },
+    Case { name: "command_line_asks_several_guests_at_once", run: several },
+    Case { name: "command_line_thaws_when_it_is_killed_while_the_guest_is_frozen", run: killed_while_frozen },
+    Case { name: "command_line_is_thawed_when_its_command_fails", run: failing_command },
+    Case { name: "command_line_inside_the_guest_reaches_a_vsock_and_finds_the_port", run: inside },
+];
+
+/// A file system that a case may freeze while the rest of the guest goes on.
+const MAKE: &str = "mkdir -p /mnt/qga && truncate -s 64M /var/tmp/qga.img && mkfs.ext4 -q -F /var/tmp/qga.img && \
+                    mount -o loop /var/tmp/qga.img /mnt/qga";
+const CLEAN_UP: &str = "fsfreeze -u /mnt/qga 2> /dev/null; umount -l /mnt/qga; rm -rf /var/tmp/qga.img /mnt/qga";
+
+fn program() -> Result<&'static Path> {
+    static PROGRAM: OnceLock<Result<std::path::PathBuf, String>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| build::command_line_binary().map_err(|error| format!("{error:#}")));
+    program.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn qga(target: &Path, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(program()?);
+    command.arg("-t").arg(target).args(arguments).stdin(Stdio::null());
+    Ok(command)
+}
+
+fn run(target: &Path, arguments: &[&str]) -> Result<Output> {
+    qga(target, arguments)?.output().context("cannot start qga")
+}
+
+/// The output of a run that must end with this code.
+fn output(target: &Path, arguments: &[&str], code: i32) -> Result<String> {
+    let output = run(target, arguments)?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.code() == Some(code),
+        "qga {} ended with {}: {stdout}{}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(stdout)
+}
+
+fn both_ports(guest: &mut Guest) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let here = folder.path().join("here");
+    let noise: Vec<u8> = (0..500_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    std::fs::write(&here, &noise)?;
+    for (name, port) in [("ours", guest.our_agent()), ("the original", guest.original_agent())] {
+        let act = || name.to_owned();
+        ensure!(output(&port, &["ping"], 0).with_context(act)?.contains("answers"), "{name}: no answer");
+        let info: Value = serde_json::from_str(&output(&port, &["--json", "info"], 0).with_context(act)?)?;
+        let host_name = guest.shell("hostname")?;
+        ensure!(info["host-name"] == host_name.as_str(), "{name}: {info}");
+        let said = output(&port, &["exec", "--", "sh", "-c", "echo from the guest; exit 3"], 3).with_context(act)?;
+        ensure!(said == "from the guest\n", "{name}: {said:?}");
+        output(&port, &["exec", "--time-limit", "2", "sleep", "100"], 124).with_context(act)?;
+        let (there, back) = (format!(":/var/tmp/qga-{}", name.len()), folder.path().join(name));
+        let started = Instant::now();
+        output(&port, &["cp", "--checksum", &here.display().to_string(), &there], 0).with_context(act)?;
+        output(&port, &["cp", "--checksum", &there, &back.display().to_string()], 0).with_context(act)?;
+        guest.note(format!("{name}: 2 MB there and back in {:.1} s", started.elapsed().as_secs_f64()));
+        ensure!(std::fs::read(&back)? == noise, "{name}: what came back differs");
+        output(&port, &["doctor"], 0).with_context(act)?;
+        for question in ["fs", "disks", "ip", "users", "time", "cpus", "memory", "metrics"] {
+            ensure!(!output(&port, &["--json", question], 0).with_context(act)?.is_empty(), "{name}: {question}");
+        }
+    }
+    guest.shell("rm -f /var/tmp/qga-*").map(drop)
+}
+
+fn several(guest: &mut Guest) -> Result<()> {
+    let both = format!("{},{}", guest.our_agent().display(), guest.original_agent().display());
+    let said = output(Path::new(&both), &["--json", "exec", "hostname"], 0)?;
+    let lines: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let host_name = format!("{}\n", guest.shell("hostname")?);
+    ensure!(lines.len() == 2 && lines.iter().all(|line| line["result"]["stdout"] == host_name.as_str()), "{said}");
+    Ok(())
+}
+
+/// Runs something with a file system to freeze.
+fn with_file_system(guest: &mut Guest, run: impl FnOnce(&mut Guest) -> Result<()>) -> Result<()> {
+    guest.shell(MAKE)?;
+    let outcome = run(guest);
+    let cleaned = guest.shell(CLEAN_UP);
+    outcome.and(cleaned.map(drop))
+}
+
+fn takes_writes(guest: &mut Guest) -> Result<bool> {
+    // The write itself cannot be killed while it waits, so it is left behind.
+    let script = "(touch /mnt/qga/probe && echo done > /run/qga-probe) > /dev/null 2>&1 & sleep 1; \
+                  cat /run/qga-probe 2> /dev/null; rm -f /run/qga-probe";
+    Ok(guest.shell(script)?.trim() == "done")
+}
+
+fn killed_while_frozen(guest: &mut Guest) -> Result<()> {
+    with_file_system(guest, |guest| {
+        for (name, port) in [("ours", guest.our_agent()), ("the original", guest.original_agent())] {
+            let mark = "echo frozen; exec sleep 300";
+            let mut child = qga(&port, &["freeze", "--mount", "/mnt/qga", "--run", "sh", "-c", mark])?
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot start qga")?;
+            let mut word = [0; 6];
+            child.stdout.as_mut().context("no output")?.read_exact(&mut word).context("qga did not freeze")?;
+            let was_held = !takes_writes(guest)?;
+            child.kill().context("cannot kill qga")?;
+            child.wait().context("cannot wait for qga")?;
+            let killed = Instant::now();
+            guest.wait_until(&format!("{name}: it is thawed"), |guest| Ok(takes_writes(guest)?.then_some(())))?;
+            ensure!(was_held, "{name}: the guest was not frozen");
+            ensure!(output(&port, &["freeze", "--status"], 0)? == "thawed\n", "{name}: the agent thinks it is frozen");
+            guest.note(format!("{name}: thawed within {:.1} s", killed.elapsed().as_secs_f64()));
+        }
+        Ok(())
+    })
+}
+
+fn failing_command(guest: &mut Guest) -> Result<()> {
+    with_file_system(guest, |guest| {
+        for port in [guest.our_agent(), guest.original_agent()] {
+            output(&port, &["freeze", "--mount", "/mnt/qga", "--run", "exit 7; true"], 7)?;
+            ensure!(takes_writes(guest)?, "{} holds the freeze", port.display());
+        }
+        Ok(())
+    })
+}
+
+fn inside(guest: &mut Guest) -> Result<()> {
+    // Without what only a debugger wants it is a tenth as long, and the way is slow.
+    let folder = tempfile::tempdir()?;
+    let small = folder.path().join("qga");
+    std::fs::copy(program()?, &small)?;
+    let stripped = Command::new("strip").arg(&small).status();
+    ensure!(stripped.is_ok_and(|status| status.success()), "cannot strip qga");
+    output(&guest.our_agent(), &["cp", &small.display().to_string(), ":/run/qga"], 0)?;
+    let outcome = look_from_inside(guest);
+    let cleaned = guest.shell("rm -f /run/qga");
+    outcome.and(cleaned.map(drop))
+}
+
+fn look_from_inside(guest: &mut Guest) -> Result<()> {
+    let diagnosis = guest.shell("/run/qga doctor --inside")?;
+    ensure!(diagnosis.contains("the agent holds it"), "{diagnosis}");
+    let module = guest.shell_result("modprobe vsock_loopback")?;
+    if module.status != 0 {
+        return Err(Skipped::because(&format!("the guest's kernel has no vsock loopback: {}", module.stderr.trim())));
+    }
+    guest.shell(
+        "systemd-run --quiet --unit vsock-agent --property RuntimeDirectory=vsock-agent \
+             /usr/sbin/qemu-ga -m vsock-listen -p 1:1234 -t /run/vsock-agent -f /run/vsock-agent/pid",
+    )?;
+    let ask = "timeout 60 sh -c 'until /run/qga -t vsock:1 ping; do sleep 0.2; done' && /run/qga -t vsock:1:1234 exec echo over vsock";
+    let said = guest.shell(ask);
+    guest.shell("systemctl stop vsock-agent.service || true")?;
+    ensure!(said?.ends_with("over vsock"), "nothing came over vsock");
+    std::thread::sleep(Duration::from_millis(100));
+    Ok(())
+}

@@ -12,6 +12,8 @@ use crate::original::original_agent;
 
 /// The crate whose tests need an agent to be named.
 const SUITE: &str = "qga-compliance";
+/// The crates of the host's side: their tests talk to an agent too.
+const HOST_SIDE: [&str; 2] = ["qga-client", "qga-cli"];
 
 pub fn format() -> Outcome {
     tool("rustfmt", "fmt", &["--all", "--check"])
@@ -22,7 +24,23 @@ pub fn lints() -> Outcome {
 }
 
 pub fn unit() -> Outcome {
-    tests(cargo().args(["test", "--workspace", "--no-fail-fast", "--exclude", SUITE]))
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-fail-fast"]);
+    for elsewhere in HOST_SIDE.into_iter().chain([SUITE]) {
+        command.args(["--exclude", elsewhere]);
+    }
+    tests(&mut command)
+}
+
+pub fn host_original() -> Outcome {
+    match original_agent() {
+        Ok(path) => tests(host_side().env("AGENT_UNDER_TEST", path).env("AGENT_KIND", "original")),
+        Err(reason) => Outcome::Skipped(format!("{reason:#}")),
+    }
+}
+
+pub fn host_ours() -> Outcome {
+    with_ours(|path| tests(host_side().env("AGENT_UNDER_TEST", path).env("AGENT_KIND", "ours")))
 }
 
 pub fn original() -> Outcome {
@@ -86,6 +104,15 @@ fn suite() -> Command {
     let mut command = cargo();
     // Names that a developer has set for one suite must not lead this one astray.
     command.env_remove("AGENT_PEER").args(["test", "--package", SUITE, "--no-fail-fast", "--", "--nocapture"]);
+    command
+}
+
+fn host_side() -> Command {
+    let mut command = cargo();
+    command.args(["test", "--no-fail-fast", "--features", "qga-client/tokio"]);
+    for package in HOST_SIDE {
+        command.args(["--package", package]);
+    }
     command
 }
 

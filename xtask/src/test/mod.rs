@@ -77,6 +77,12 @@ const LEVELS: &[Level] = &[
     Level { name: "original", proves: "the compliance suite describes the original", run: levels::original },
     Level { name: "ours", proves: "our agent gives the answers of the suite", run: levels::ours },
     Level { name: "differential", proves: "both agents, asked at once, answer alike", run: levels::differential },
+    Level {
+        name: "host-original",
+        proves: "client and command line work with the original",
+        run: levels::host_original,
+    },
+    Level { name: "host-ours", proves: "client and command line work with our agent", run: levels::host_ours },
     Level { name: "vm", proves: "a real guest: ports, units, reboots", run: levels::vm },
     Level { name: "docs", proves: "the documentation builds and its links lead somewhere", run: levels::docs },
 ];

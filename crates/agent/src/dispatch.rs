@@ -29,7 +29,18 @@ pub struct Call<'a> {
 impl Call<'_> {
     /// The lock of commands that change the machine, if this is one.
     pub fn hold_machine(&self, info: &Info) -> Result<Option<Held<'_>>, Error> {
-        info.rules.exclusive.then(|| self.agent.exclusive.acquire(info.name, EXCLUSIVE_WAIT)).transpose()
+        if !info.rules.exclusive {
+            return Ok(None);
+        }
+        let held = self.agent.exclusive.acquire(info.name, EXCLUSIVE_WAIT)?;
+        // The one that held it may have frozen the machine.
+        self.agent.why_not(info).map_or(Ok(Some(held)), |why_not| Err(refusal(info, why_not)))
+    }
+
+    /// Whether somebody still waits for the reply. A client that has left counts as one that waits: what it has asked for
+    /// is done all the same.
+    pub fn is_wanted(&self) -> bool {
+        !self.voice.is_given_up()
     }
 
     /// Says that the command is getting on, so that nobody takes it for stuck.
@@ -58,10 +69,11 @@ fn find(agent: &Agent, request: &Request) -> Result<&'static Entry, Error> {
     };
     let Some(why_not) = agent.why_not(entry.info) else { return Ok(entry) };
     audit(format_args!("{} refused: {why_not}", entry.info.name));
-    Err(Error::command_not_found(format!(
-        "Command {} has been disabled: the command is not allowed ({why_not})",
-        entry.info.name
-    )))
+    Err(refusal(entry.info, why_not))
+}
+
+fn refusal(info: &Info, why_not: &str) -> Error {
+    Error::command_not_found(format!("Command {} has been disabled: the command is not allowed ({why_not})", info.name))
 }
 
 /// Runs a command and sends its result.

@@ -212,7 +212,10 @@ impl Lane {
     }
 
     fn end(&self, end: End) {
-        self.voice.silence();
+        match end {
+            End::GivenUp => self.voice.give_up(),
+            End::Left => self.voice.silence(),
+        }
         let mut state = self.lock();
         let waiting = state.queue.len();
         if end == End::GivenUp {

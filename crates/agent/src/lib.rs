@@ -128,6 +128,7 @@ fn serve(
     log::open(configuration.logfile.as_deref(), configuration.verbose)?;
     let (supervisor, channel, agent) = prepare(configuration)?;
     ready();
+    agent.freezer.settle();
     let ending = Arc::clone(&agent);
     let started =
         std::thread::Builder::new().name("supervisor".to_owned()).stack_size(lane::STACK_BYTES).spawn(move || {
@@ -144,7 +145,8 @@ fn serve(
 /// Serves one client of a machine that is recorded below a directory, until the client hangs up.
 pub fn serve_recorded(root: Root, state_directory: &Path, client: UnixStream) -> std::io::Result<()> {
     let state = State::open(state_directory).map_err(|failure| std::io::Error::other(failure.text))?;
-    let freezer = Freezer::new(freezer::Settings::of_recorded(state::frozen_marker(state_directory)), &root);
+    let freezer = Freezer::new(freezer::Settings::of_recorded(state::frozen_marker(state_directory)), &root)
+        .map_err(|failure| std::io::Error::other(failure.text))?;
     let agent = Agent { root, ..Agent::new(Policy::default(), state, Programs::default(), freezer) };
     session::serve(&Arc::new(agent), &Outlet::new(Arc::new(Link::from(client))), &[])
 }
@@ -159,7 +161,11 @@ fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Ag
         ::log::debug!("descriptors from before the start may pass on to programs: {}", cause_text(&error));
     }
     let state = State::open(&configuration.statedir)?;
-    let freezer = Freezer::new(freeze_settings(configuration), &Root::host());
+    let programs = Programs::default();
+    let supervisor = Supervisor::new(&programs).map_err(|error| Failure::of("cannot take over the signals", &error))?;
+    let channel = open_channel(configuration)?;
+    // After the channel: an agent that cannot serve must not take a freeze over.
+    let freezer = Freezer::new(freeze_settings(configuration), &Root::host())?;
     if freezer.is_frozen() {
         log::tell_at_once(format!(
             "'{}' says that an earlier agent has left file systems frozen: only what a frozen machine can do is answered \
@@ -170,9 +176,6 @@ fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Ag
     } else {
         log::hold(false);
     }
-    let programs = Programs::default();
-    let supervisor = Supervisor::new(&programs).map_err(|error| Failure::of("cannot take over the signals", &error))?;
-    let channel = open_channel(configuration)?;
     Ok((supervisor, channel, Arc::new(Agent::new(configuration.policy.clone(), state, programs, freezer))))
 }
 

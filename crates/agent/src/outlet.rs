@@ -33,6 +33,8 @@ struct State {
 pub struct Voice {
     outlet: Arc<Outlet>,
     silenced: AtomicBool,
+    /// Silenced because the client has stopped waiting, though it is still there.
+    given_up: AtomicBool,
     /// Writing failed: the client is gone.
     unheard: AtomicBool,
     /// A write is under way.
@@ -58,6 +60,7 @@ impl Outlet {
         Voice {
             outlet: Arc::clone(self),
             silenced: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             unheard: AtomicBool::new(false),
             speaking: AtomicBool::new(false),
             begin: Instant::now(),
@@ -80,6 +83,17 @@ impl Voice {
     /// Whether it was taken away.
     pub fn is_silenced(&self) -> bool {
         self.silenced.load(Ordering::Acquire)
+    }
+
+    /// Takes the right to speak away, because the client does not wait for what is said.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+        self.silence();
+    }
+
+    /// Whether the client has stopped waiting, though it is still there.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// Whether a write is under way: then what comes next is up to the client.

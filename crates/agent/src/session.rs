@@ -107,8 +107,8 @@ impl Session<'_> {
             log::debug!("read data, count: {}, data: {}", request.text_bytes(), Shown(&request));
         }
         let info = registry::find(&request.name()).map(|entry| entry.info);
-        if info.is_some_and(|info| info.name == Thaw::INFO.name) {
-            self.agent.freezer.note_thaw_wish();
+        if info.is_some_and(|info| info.name == Thaw::INFO.name && self.agent.why_not(info).is_none()) {
+            let _ = self.agent.freezer.note_thaw_wish();
         }
         if info.is_some_and(is_sync) && !self.lane.settles() {
             self.lane.give_up();

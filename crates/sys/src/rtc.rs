@@ -41,7 +41,7 @@ struct RawTime {
 /// # Errors
 /// `ENOTTY` if the file is no clock, `EINVAL` if what the clock says is no date, else what the driver says.
 pub fn read(clock: impl AsFd) -> io::Result<Reading> {
-    const RTC_RD_TIME: libc::c_ulong = 0x8024_7009;
+    const RTC_RD_TIME: libc::c_ulong = libc::_IOR::<RawTime>(b'p' as u32, 9) as libc::c_ulong;
     let mut raw = RawTime::default();
     // SAFETY: ioctl(2) with this number writes the struct above, which has the kernel's layout of 36 bytes.
     let result = unsafe { libc::ioctl(clock.as_fd().as_raw_fd(), RTC_RD_TIME as _, &raw mut raw) };
@@ -65,7 +65,7 @@ pub fn read(clock: impl AsFd) -> io::Result<Reading> {
 /// `ENOTTY` if the file is no clock, `EINVAL` if it cannot be set or not to this, `EACCES` without the right, else what
 /// the driver says.
 pub fn set(clock: impl AsFd, reading: Reading) -> io::Result<()> {
-    const RTC_SET_TIME: libc::c_ulong = 0x4024_700a;
+    const RTC_SET_TIME: libc::c_ulong = libc::_IOW::<RawTime>(b'p' as u32, 10) as libc::c_ulong;
     let raw = RawTime {
         second: reading.second.into(),
         minute: reading.minute.into(),

@@ -276,11 +276,10 @@ impl Domain {
             Ok(result) => result.stdout,
             Err(error) => format!("{error:#}\n"),
         };
-        let mut text = format!("-- unit --\n{unit}");
-        for name in ["events", "libvirtd.log", &format!("own/var/log/libvirt/qemu/{DOMAIN}.log"), "console.log"] {
-            text += &format!("-- {name} --\n{}\n", progress::tail(&self.path(name), 8));
-        }
-        text
+        let machine_log = format!("own/var/log/libvirt/qemu/{DOMAIN}.log");
+        let logs = ["events", "libvirtd.log", &machine_log, "console.log"];
+        let logs = logs.map(|name| format!("-- {name} --\n{}", progress::tail(&self.path(name), 8)));
+        format!("-- unit --\n{unit}{}", logs.join("\n"))
     }
 
     /// Tries to bring the guest back after a failed case, so that the next one has a chance.

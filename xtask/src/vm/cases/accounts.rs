@@ -19,11 +19,22 @@ fn request(user: &str, password: &[u8], is_crypted: bool) -> Value {
         {"username": user, "password": STANDARD.encode_to_string(password), "crypted": is_crypted}})
 }
 
+/// Lets the user's part of systemd stay between logins: its start takes longer than all the rest of a login.
+pub const STAY: &str = "loginctl enable-linger ann";
+
+/// Removes ann and whatever still runs for her.
+pub const REMOVE_ANN: &str = "loginctl disable-linger ann 2> /dev/null; loginctl terminate-user ann 2> /dev/null
+for try in $(seq 100); do
+    userdel --remove ann 2> /dev/null; id ann > /dev/null 2>&1 || break
+    pkill -KILL -u ann; sleep 0.1
+done
+! id ann 2> /dev/null";
+
 /// Runs something while the guest has a user ann with the password `old`.
 fn with_user(guest: &mut Guest, run: impl FnOnce(&mut Guest) -> Result<()>) -> Result<()> {
-    guest.shell("useradd --create-home --shell /bin/sh ann && echo ann:old | chpasswd")?;
+    guest.shell(&format!("useradd --create-home --shell /bin/sh ann && echo ann:old | chpasswd && {STAY}"))?;
     let outcome = run(guest);
-    guest.shell("userdel --remove ann 2> /dev/null")?;
+    guest.shell(REMOVE_ANN)?;
     outcome
 }
 

@@ -10,6 +10,7 @@ use super::Case;
 use crate::build;
 use crate::vm::Skipped;
 use crate::vm::guest::Guest;
+use crate::vm::libvirt::Domain;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
@@ -20,6 +21,45 @@ pub const CASES: &[Case] = &[
     Case { name: "command_line_is_thawed_when_its_command_fails", run: failing_command },
     Case { name: "command_line_inside_the_guest_reaches_a_vsock_and_finds_the_port", run: inside },
 ];
+
+/// The domain that libvirt runs, reached through libvirt's own client.
+pub fn through_libvirt(domain: &mut Domain) -> Result<()> {
+    let target = format!("libvirt+{}:{}", domain.uri(), crate::vm::libvirt::DOMAIN);
+    let target = Path::new(&target);
+    let info: Value = serde_json::from_str(&output(target, &["--json", "info"], 0)?)?;
+    ensure!(info["host-name"] == domain.virsh("domhostname", &["--source", "agent"])?.as_str(), "{info}");
+    ensure!(output(target, &["exec", "--", "sh", "-c", "echo through libvirt; exit 3"], 3)? == "through libvirt\n");
+    let pattern = format!("libvirt+{}:*", domain.uri());
+    ensure!(output(Path::new(&pattern), &["exec", "echo", "found"], 0)?.ends_with("| found\n"), "no domain was found");
+
+    let folder = tempfile::tempdir()?;
+    let (here, back) = (folder.path().join("here"), folder.path().join("back"));
+    let noise: Vec<u8> = (0..50_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    std::fs::write(&here, &noise)?;
+    output(target, &["cp", "--checksum", &here.display().to_string(), ":/var/tmp/noise"], 0)?;
+    output(target, &["cp", "--checksum", ":/var/tmp/noise", &back.display().to_string()], 0)?;
+    ensure!(std::fs::read(&back)? == noise, "what came back differs");
+
+    let status = |expected: &str| -> Result<()> {
+        let status = output(target, &["freeze", "--status"], 0)?;
+        ensure!(status.trim() == expected, "it is {status}");
+        Ok(())
+    };
+    let mut child = qga(target, &["freeze", "--run", "sh", "-c", "echo frozen; exec sleep 300"])?
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start qga")?;
+    let mut word = [0; 6];
+    child.stdout.as_mut().context("no output")?.read_exact(&mut word).context("qga did not freeze")?;
+    status("frozen")?;
+    child.kill().context("cannot kill qga")?;
+    child.wait().context("cannot wait for qga")?;
+    domain.wait_until("it is thawed", |_| Ok(status("thawed").ok()))?;
+
+    let missing = format!("libvirt+{}:no-such-domain", domain.uri());
+    output(Path::new(&missing), &["ping"], 66)?;
+    output(Path::new(&missing), &["doctor"], 66).map(drop)
+}
 
 /// A file system that a case may freeze while the rest of the guest goes on.
 const MAKE: &str = "mkdir -p /mnt/qga && truncate -s 64M /var/tmp/qga.img && mkfs.ext4 -q -F /var/tmp/qga.img && \

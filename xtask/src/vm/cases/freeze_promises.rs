@@ -165,11 +165,17 @@ fn terminated(guest: &mut Guest) -> Result<()> {
         drop(host);
         guest.shell(&format!("systemctl stop {OUR_UNIT}"))?;
         expect_writes(guest, &["/mnt/a", "/mnt/b"], true)?;
-        let left = guest.shell_result("pgrep -x qemu-ga-guard; ls /run/qga.state.*")?.stdout;
+        let left =
+            guest.shell_result("pgrep -x qemu-ga-guard; ls /run/qga.state.isfrozen /run/qga.state.guardian")?.stdout;
         ensure!(left.is_empty(), "left behind: {left}");
         guest.shell(&format!("systemctl start {OUR_UNIT}"))?;
         let mut host = guest.talk_to_ours()?;
         ensure!(status(&mut host)? == "thawed");
+        // As after an update of the package in the middle of a backup.
+        let told = thaw(&mut host)?;
+        let text = told["error"]["desc"].as_str().unwrap_or_default();
+        ensure!(text.contains("the agent was told to end"), "the next agent says nothing of it: {told}");
+        ensure!(thaw(&mut host)? == json!({"return": 0}), "it is told twice");
         Ok(())
     })
 }

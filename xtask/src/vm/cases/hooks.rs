@@ -119,9 +119,9 @@ fn order(guest: &mut Guest) -> Result<()> {
         expect("thaw", &thaw(&mut host)?, &json!({"return": 1}))?;
         expect_said(guest, "30-third thaw, 20-second thaw, 10-first thaw")?;
         expect_thawed(guest, &mut host)?;
-        // A thaw that ends nothing is nobody's business.
+        // Whoever asks for a thaw wants everything to go on, whatever holds it.
         expect("second thaw", &thaw(&mut host)?, &json!({"return": 0}))?;
-        expect_said(guest, "")
+        expect_said(guest, "30-third thaw, 20-second thaw, 10-first thaw")
     })
 }
 
@@ -157,7 +157,10 @@ fn called_off(guest: &mut Guest) -> Result<()> {
         })?;
         host.synchronise(PATIENCE).context("while the hook hangs")?;
         expect("thaw", &thaw(&mut host)?, &json!({"return": 0}))?;
-        expect_said(guest, "10-first freeze, 20-second freeze, 20-second thaw, 10-first thaw")?;
+        // A thaw that comes after the freeze was given up calls them again, as any thaw does.
+        let said = said(guest)?;
+        let expected = "10-first freeze, 20-second freeze, 20-second thaw, 10-first thaw";
+        ensure!(said.starts_with(expected) && !said[expected.len()..].contains("freeze"), "the hooks said {said:?}");
         ensure!(guest.shell_result("pgrep -xf 'sleep 1000'")?.status != 0, "what the hook started is still there");
         expect_thawed(guest, &mut host)
     })

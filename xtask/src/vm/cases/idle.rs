@@ -16,6 +16,8 @@ pub const CASES: &[Case] = &[
 
 const WATCHED: Duration = Duration::from_secs(10);
 
+/// Half of a hundredth of a processor: on a busy host interrupts of the guest are counted as somebody's time.
+const ALLOWED_TICKS: u64 = 5;
 /// The kernel tells of a host that comes by a signal or not at all, so a look now and then is allowed; the original
 /// looks ten times a second.
 const ALLOWED_SLEEPS: u64 = 2 * WATCHED.as_secs();
@@ -32,7 +34,7 @@ fn ensure_idle(guest: &mut Guest) -> Result<()> {
     let used = watch(guest, pid)?;
     let seconds = WATCHED.as_secs();
     guest.note(format!("{seconds} s: {} ticks of 10 ms, woken up {} times", used.cpu_ticks, used.sleeps));
-    ensure!(used.cpu_ticks <= 1 && used.sleeps <= ALLOWED_SLEEPS, "not idle: {used:?} within {seconds} s");
+    ensure!(used.cpu_ticks <= ALLOWED_TICKS && used.sleeps <= ALLOWED_SLEEPS, "not idle: {used:?} within {seconds} s");
     Ok(())
 }
 

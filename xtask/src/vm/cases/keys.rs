@@ -4,6 +4,7 @@
 //! proves nothing.
 
 use super::Case;
+use super::accounts::{REMOVE_ANN, STAY};
 use crate::vm::conversation::Conversation;
 use crate::vm::guest::Guest;
 use anyhow::{Context as _, Result, ensure};
@@ -17,14 +18,19 @@ pub const CASES: &[Case] = &[
 ];
 
 /// A user `ann` with two keys of her own, and a running server.
-pub const MAKE_USER: &str = "set -e
-useradd --create-home --shell /bin/sh ann
-for name in one two; do ssh-keygen -q -t ed25519 -N '' -C \"ann $name\" -f /run/key-$name; done
-systemctl start ssh";
+pub fn make_user() -> String {
+    format!(
+        "set -e
+         useradd --create-home --shell /bin/sh ann; {STAY}
+         for name in one two; do ssh-keygen -q -t ed25519 -N '' -C \"ann $name\" -f /run/key-$name; done
+         systemctl start ssh"
+    )
+}
 
-pub const REMOVE_USER: &str = "systemctl stop ssh; loginctl terminate-user ann 2> /dev/null
-for try in $(seq 100); do userdel --remove ann 2> /dev/null && break; pkill -KILL -u ann; sleep 0.1; done
-rm -f /run/key-*; ! id ann 2> /dev/null";
+/// Undoes [`make_user`].
+pub fn remove_user() -> String {
+    format!("systemctl stop ssh; rm -f /run/key-*; {REMOVE_ANN}")
+}
 
 /// What is root's alone: a file, a folder with a file of the name that the attacks aim at.
 const MAKE_SECRETS: &str = "set -e
@@ -78,7 +84,7 @@ pub fn between(
 }
 
 fn logins(guest: &mut Guest) -> Result<()> {
-    between(guest, MAKE_USER, all_logins, REMOVE_USER)
+    between(guest, &make_user(), all_logins, &remove_user())
 }
 
 fn all_logins(guest: &mut Guest) -> Result<()> {

@@ -58,9 +58,9 @@ fn with_ann(guest: &mut Guest, run: impl FnOnce(&mut Guest) -> Result<()>) -> Re
     let prepare = format!(
         "{}\ninstall -d -m 700 -o ann -g ann /home/ann/.ssh
          install -m 600 -o ann -g ann /run/key-one.pub /home/ann/.ssh/authorized_keys",
-        keys::MAKE_USER
+        keys::make_user()
     );
-    let clear_up = format!("systemctl stop {VISIT} 2> /dev/null; {}", keys::REMOVE_USER);
+    let clear_up = format!("systemctl stop {VISIT} 2> /dev/null; {}", keys::remove_user());
     between(guest, &prepare, run, &clear_up)
 }
 

@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use rustix::mm::MlockAllFlags;
 
+use super::attempt::Attempt;
 use super::hooks::{Hooks, Ran};
-use super::linux::choice::{self, Choice};
+use super::inheritance::{all_opened, run_left_hooks};
 use super::linux::guardian::Guardian;
-use super::linux::holding::{self, Freeze};
 use super::linux::marker::{self, Found, Marker};
 use super::linux::opening::{self, Opened};
-use super::linux::{meeting, thawed_early};
+use super::linux::{holding, meeting, thawed_early};
+use crate::config::Failure;
 use crate::error::{Error, cause_text};
 use crate::linux::mounts;
 use crate::log::audit;
@@ -29,6 +30,8 @@ use crate::root::Root;
 const THAW_GRACE: Duration = Duration::from_secs(2);
 /// How long a thaw waits for a freeze to be called off, or for another thaw.
 const TURN_PATIENCE: Duration = Duration::from_secs(300);
+/// How often what could not be thawed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// How freezing is done here.
 #[derive(Debug)]
@@ -50,13 +53,15 @@ impl Settings {
 
 /// What is frozen.
 pub struct Freezer {
-    settings: Settings,
+    pub(super) settings: Settings,
     state: Mutex<State>,
     changed: Condvar,
     /// Whether a file system may be frozen: commands that need a disk are refused.
     is_frozen: AtomicBool,
     /// The agent is about to end.
     is_ending: AtomicBool,
+    /// What could not be thawed, and is tried again.
+    stubborn: Arc<Mutex<Vec<PathBuf>>>,
 }
 
 struct State {
@@ -65,8 +70,6 @@ struct State {
     thaw_wished_at: Option<Instant>,
     /// The last freeze ended without a thaw from the host; told once.
     ended_early: Option<String>,
-    /// What could not be thawed: tried again with the next thaw.
-    leftovers: Vec<Opened>,
     /// Freezes so far, so that a deadline knows its own.
     generation: u64,
 }
@@ -80,19 +83,25 @@ enum Phase {
 
 /// All that a thaw has to undo.
 #[derive(Default)]
-struct Hold {
-    frozen: Vec<Opened>,
-    ran: Ran,
-    guardian: Option<Guardian>,
-    frozen_at: Duration,
-    deadline: Option<Duration>,
+pub(super) struct Hold {
+    pub frozen: Vec<Opened>,
+    /// What may become frozen yet, and when its thread is done with it.
+    pub late: Option<(Opened, Receiver<()>)>,
+    /// All that the guardian was given.
+    pub opened: Vec<Opened>,
+    pub guardian: Option<Guardian>,
+    pub ran: Ran,
+    /// Whether the state file is ours.
+    pub has_marker: bool,
+    pub frozen_at: Duration,
+    pub deadline: Option<Duration>,
     /// Frozen by an agent that has not told what: all file systems are to be thawed, as often as it takes.
-    is_unknown: bool,
+    pub is_unknown: bool,
 }
 
 impl Freezer {
-    /// With what an earlier agent of this boot has left frozen.
-    pub fn new(settings: Settings, root: &Root) -> Arc<Self> {
+    /// With what an earlier agent of this boot has left frozen. An error if that agent is still there.
+    pub fn new(settings: Settings, root: &Root) -> Result<Arc<Self>, Failure> {
         let phase = match marker::look(root, &settings.marker) {
             Found::Nothing => Phase::Thawed,
             Found::Stale => {
@@ -106,32 +115,48 @@ impl Freezer {
             Found::Unknown => Phase::Frozen(Hold {
                 frozen_at: marker::now(),
                 deadline: settings.timeout.map(|timeout| marker::now() + timeout),
+                has_marker: true,
                 is_unknown: true,
                 ..Hold::default()
             }),
-            Found::Ours(marker) => Phase::Frozen(Hold::resumed(&settings, marker)),
-        };
-        let ended_early = match marker::look(root, &thawed_early(&settings.marker)) {
-            Found::Ours(marker) => {
-                let _ = std::fs::remove_file(thawed_early(&settings.marker));
-                Some(early_text(marker.frozen_at, "the agent was killed"))
+            Found::Ours(marker) if marker.mounts.is_empty() => {
+                // Killed while hooks were at work: nothing is frozen, but they wait.
+                run_left_hooks(&settings.marker, marker, None);
+                Phase::Thawed
             }
-            _ => None,
+            Found::Ours(marker) => Phase::Frozen(Hold::resumed(root, &settings, &marker)?),
+        };
+        let early = thawed_early(&settings.marker);
+        let ended_early = match marker::look(root, &early) {
+            Found::Ours(marker) => {
+                let text = early_text(marker.frozen_at, marker.reason.as_deref().unwrap_or("the agent was killed"));
+                if !marker.hooks.is_empty() {
+                    let told = Marker { hooks: Vec::new(), ..marker.clone() };
+                    run_left_hooks(&early, marker, Some(told));
+                }
+                Some(text)
+            }
+            Found::Stale => {
+                let _ = std::fs::remove_file(&early);
+                None
+            }
+            Found::Nothing | Found::Unknown => None,
         };
         let is_frozen = matches!(phase, Phase::Frozen(_));
-        let state = State { phase, thaw_wished_at: None, ended_early, leftovers: Vec::new(), generation: 1 };
+        let state = State { phase, thaw_wished_at: None, ended_early, generation: 1 };
         let freezer = Arc::new(Self {
             settings,
             state: Mutex::new(state),
             changed: Condvar::new(),
             is_frozen: AtomicBool::new(is_frozen),
             is_ending: AtomicBool::new(false),
+            stubborn: Arc::default(),
         });
         if is_frozen {
             freezer.close();
             freezer.watch_deadline(root, 1);
         }
-        freezer
+        Ok(freezer)
     }
 
     /// Whether the agent holds file systems frozen.
@@ -139,41 +164,53 @@ impl Freezer {
         self.is_frozen.load(Ordering::Relaxed)
     }
 
-    /// A thaw has come in and waits for its turn: a freeze that does not get on is called off for it.
-    pub fn note_thaw_wish(&self) {
-        let mut state = self.lock();
-        if matches!(state.phase, Phase::Freezing) {
-            state.thaw_wished_at.get_or_insert_with(Instant::now);
+    /// The agent serves its host: one that has taken over a freeze is there to stay.
+    pub fn settle(&self) {
+        if let Phase::Frozen(Hold { guardian: Some(guardian), .. }) = &self.lock().phase {
+            guardian.settle();
         }
     }
 
-    /// Freezes all file systems, or those that the names lead to; tells how many.
-    pub fn freeze(self: &Arc<Self>, root: &Root, names: Option<&[String]>) -> Result<i64, Error> {
+    /// A thaw has come in and waits for its turn: a freeze that does not get on is called off for it.
+    /// Tells whether there is one.
+    pub fn note_thaw_wish(&self) -> bool {
+        let mut state = self.lock();
+        let is_freezing = matches!(state.phase, Phase::Freezing);
+        if is_freezing {
+            state.thaw_wished_at.get_or_insert_with(Instant::now);
+        }
+        is_freezing
+    }
+
+    /// Freezes all file systems, or those that the names lead to, as long as somebody waits for it; tells how many.
+    pub fn freeze(
+        self: &Arc<Self>,
+        root: &Root,
+        names: Option<&[String]>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<i64, Error> {
         if !root.is_host() {
             return Err(Error::new("a recorded machine cannot be frozen"));
         }
-        let generation = {
-            let mut state = self.lock();
-            match state.phase {
-                Phase::Thawed => {}
-                Phase::Freezing | Phase::Thawing => return Err(Error::new("a freeze or a thaw is still at work")),
-                Phase::Frozen(_) => return Err(Error::new("the file systems are frozen already")),
-            }
-            state.phase = Phase::Freezing;
-            state.thaw_wished_at = None;
-            state.generation += 1;
-            state.generation
-        };
+        let generation = self.begin_freeze(root)?;
         // Whatever happens from here on, an error or a panic: dropping it undoes all.
-        let mut attempt = Attempt { freezer: self, root, hold: Hold::default() };
+        let mut attempt = Attempt::new(self, root, is_wanted);
         attempt.run(names)?;
-        let count = attempt.hold.frozen.len();
-        if count == 0 {
+        if attempt.hold.frozen.is_empty() {
             return Ok(0);
         }
-        let hold = std::mem::take(&mut attempt.hold);
-        std::mem::forget(attempt);
         let mut state = self.lock();
+        if !is_wanted() {
+            drop(state);
+            return Err(Error::new(
+                "the freeze was given up, because nobody waits for it any more; everything is thawed",
+            ));
+        }
+        let hold = attempt.finish();
+        let count = hold.frozen.len();
+        if let Some(guardian) = &hold.guardian {
+            guardian.confirm(&hold.opened, &hold.frozen, hold.deadline);
+        }
         state.phase = Phase::Frozen(hold);
         state.ended_early = None;
         drop(state);
@@ -182,20 +219,46 @@ impl Freezer {
         Ok(count as i64)
     }
 
+    fn begin_freeze(&self, root: &Root) -> Result<u64, Error> {
+        self.refuse_stubborn()?;
+        let mut state = self.lock();
+        match state.phase {
+            Phase::Thawed => {}
+            Phase::Freezing | Phase::Thawing => return Err(Error::new("a freeze or a thaw is still at work")),
+            Phase::Frozen(_) => return Err(Error::new("the file systems are frozen already")),
+        }
+        if !matches!(marker::look(root, &self.settings.marker), Found::Nothing | Found::Stale) {
+            return Err(Error::new(format!(
+                "another agent holds file systems frozen, or is about to: '{}' says so",
+                self.settings.marker.display()
+            )));
+        }
+        state.phase = Phase::Freezing;
+        state.thaw_wished_at = None;
+        state.generation += 1;
+        Ok(state.generation)
+    }
+
     /// Thaws on the host's word; tells how many file systems were frozen until now.
     pub fn thaw_for_host(&self, root: &Root) -> Result<i64, Error> {
-        self.note_thaw_wish();
-        let hold = self.begin_thaw(|_| true)?;
-        let Some(hold) = hold else {
-            // Nothing is frozen. What went wrong before is told once.
-            let (leftovers, ended_early) = {
-                let mut state = self.lock();
-                (std::mem::take(&mut state.leftovers), state.ended_early.take())
-            };
-            let again = self.thaw_leftovers(leftovers)?;
-            return ended_early.map_or(Ok(again), |text| Err(Error::new(text)));
+        let was_freezing = self.note_thaw_wish();
+        if let Some(hold) = self.begin_thaw(|_| true)? {
+            return self.undo(root, hold, None);
+        }
+        // Nothing is frozen. What went wrong before is told.
+        self.refuse_stubborn()?;
+        let mut state = self.lock();
+        let Some(text) = state.ended_early.take() else {
+            drop(state);
+            if !was_freezing {
+                // As the original does: whatever holds a lock from an earlier time lets it go.
+                self.settings.hooks.thaw(root, Ran::of(self.settings.hooks.planned(root)))?;
+            }
+            return Ok(0);
         };
-        self.undo(root, hold)
+        drop(state);
+        let _ = std::fs::remove_file(thawed_early(&self.settings.marker));
+        Err(Error::new(text))
     }
 
     /// Ends everything before the agent ends.
@@ -204,8 +267,7 @@ impl Freezer {
         match self.begin_thaw(|_| true) {
             Ok(None) => {}
             Ok(Some(hold)) => {
-                log::warn!("the agent ends: what is frozen is thawed before");
-                if let Err(error) = self.undo(root, hold) {
+                if let Err(error) = self.undo(root, hold, Some("the agent was told to end")) {
                     log::warn!("thaw: {}", error.desc);
                 }
             }
@@ -235,10 +297,7 @@ impl Freezer {
         }
         drop(state);
         let Ok(Some(hold)) = self.begin_thaw(|state| state.generation == generation) else { return };
-        let text = early_text(hold.frozen_at, "fsfreeze-timeout was over");
-        log::warn!("{text}");
-        self.lock().ended_early = Some(text);
-        if let Err(error) = self.undo(root, hold) {
+        if let Err(error) = self.undo(root, hold, Some("fsfreeze-timeout was over")) {
             log::warn!("thaw: {}", error.desc);
         }
     }
@@ -268,73 +327,159 @@ impl Freezer {
         }
     }
 
-    /// Thaws and tells everybody. The phase is `Freezing` or `Thawing` before and `Thawed` afterwards.
-    fn undo(&self, root: &Root, hold: Hold) -> Result<i64, Error> {
-        let Hold { mut frozen, ran, guardian, is_unknown, .. } = hold;
+    /// Thaws and tells everybody. The phase is `Freezing` or `Thawing` before and `Thawed` afterwards. `why_early` is given
+    /// if the host does not know that it ends.
+    pub(super) fn undo(&self, root: &Root, mut hold: Hold, why_early: Option<&str>) -> Result<i64, Error> {
         let mut problem = None;
-        if is_unknown {
+        if hold.is_unknown {
             match all_opened(root) {
-                Ok(opened) => frozen = opened,
+                Ok(opened) => hold.frozen = opened,
                 Err(error) => problem = Some(error),
             }
         }
-        let names_of = |opened: &[Opened]| {
-            opened.iter().map(|opened| opened.name.display().to_string()).collect::<Vec<_>>().join(", ")
-        };
-        let thawed = holding::thaw(frozen, is_unknown);
-        if let Some(guardian) = guardian {
-            guardian.release();
-        }
-        let marker = &self.settings.marker;
-        for leftover in [marker.clone(), meeting(marker), thawed_early(marker)] {
-            if let Err(error) = std::fs::remove_file(&leftover)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                log::warn!("cannot remove '{}': {}", leftover.display(), cause_text(&error));
-            }
-        }
-        self.open();
-        audit(format_args!("thaw: {} file systems thawed", thawed.count));
-        if !thawed.lost.is_empty() && !is_unknown {
-            log::warn!(
-                "thaw: {}: thawed before by somebody else, what the host has copied since then is not consistent",
-                names_of(&thawed.lost)
-            );
-        }
+        let thawed = holding::thaw(std::mem::take(&mut hold.frozen), hold.is_unknown);
+        let early =
+            why_early.filter(|_| thawed.count > 0 || hold.is_unknown).map(|why| early_text(hold.frozen_at, why));
         if let Some((opened, cause)) = thawed.failed.first() {
-            let name = opened.name.display();
-            problem = problem.or_else(|| {
-                Some(Error::new(format!(
-                    "failed to thaw {name}: {cause} ({} file systems were thawed, {} were not)",
-                    thawed.count,
-                    thawed.failed.len()
-                )))
-            });
+            let text = format!(
+                "failed to thaw {}: {cause} ({} file systems were thawed, {} were not and are tried again)",
+                opened.name.display(),
+                thawed.count,
+                thawed.failed.len()
+            );
+            problem.get_or_insert(Error::new(text));
+        } else if !thawed.lost.is_empty() && !hold.is_unknown {
+            let names: Vec<_> = thawed.lost.iter().map(|opened| opened.name.display().to_string()).collect();
+            let text = format!(
+                "{}: thawed before by somebody else, so what was copied after that is not consistent",
+                names.join(", ")
+            );
+            problem.get_or_insert(Error::new(text));
         }
-        let told = self.settings.hooks.thaw(root, ran);
+        let is_clean = thawed.failed.is_empty();
+        self.open();
+        // From here on files are written, which may lie on what did not thaw: then a thread of their own waits for them.
+        let note = self.note_of(&hold, why_early.filter(|_| early.is_some()));
+        if is_clean {
+            note();
+        } else if let Err(error) = opening::start_thread(note) {
+            problem.get_or_insert(error);
+        }
+        audit(format_args!("thaw: {} file systems thawed", thawed.count));
+        if let Some(text) = &early {
+            log::warn!("{text}");
+        }
+        let told = self.settings.hooks.thaw(root, std::mem::take(&mut hold.ran));
+        let has_marker = hold.has_marker;
         let mut state = self.lock();
-        state.leftovers.extend(thawed.failed.into_iter().map(|(opened, _)| opened));
+        state.ended_early = early.or(state.ended_early.take());
         state.phase = Phase::Thawed;
         state.thaw_wished_at = None;
         drop(state);
         self.changed.notify_all();
+        if is_clean && has_marker {
+            self.remove_marker();
+        }
+        self.watch_rest(hold, thawed.failed.into_iter().map(|(opened, _)| opened).collect());
         match problem {
             Some(error) => Err(error),
             None => told.map(|()| thawed.count as i64),
         }
     }
 
-    fn thaw_leftovers(&self, leftovers: Vec<Opened>) -> Result<i64, Error> {
-        let thawed = holding::thaw(leftovers, false);
-        let failed = thawed.failed.first().map(|(opened, cause)| {
-            Error::new(format!("failed to thaw {}: {cause}, though it was tried again", opened.name.display()))
+    /// What is written once everything is thawed: the log, and files for the agent after this one.
+    fn note_of(&self, hold: &Hold, why_early: Option<&str>) -> impl FnOnce() + Send + 'static {
+        let path = self.settings.marker.clone();
+        let hooks = hold.ran.paths().to_vec();
+        let waits = self.marker_of(hold.frozen_at, None, Vec::new(), hooks);
+        let early = why_early.map(|why| Marker { reason: Some(why.to_owned()), hooks: Vec::new(), ..waits.clone() });
+        let has_hooks = hold.has_marker && !waits.hooks.is_empty();
+        move || {
+            crate::log::hold(false);
+            if has_hooks {
+                // Nothing is frozen any more, but hooks wait for their thaw.
+                let _ = waits.write(&path);
+            }
+            match early {
+                Some(early) => drop(early.write(&thawed_early(&path))),
+                None => drop(std::fs::remove_file(thawed_early(&path))),
+            }
+        }
+    }
+
+    /// A state file of this agent.
+    pub(super) fn marker_of(
+        &self,
+        frozen_at: Duration,
+        deadline: Option<Duration>,
+        mounts: Vec<(mounts::DeviceNumber, PathBuf)>,
+        hooks: Vec<PathBuf>,
+    ) -> Marker {
+        Marker {
+            boot_id: marker::boot_id(&Root::host()),
+            frozen_at,
+            deadline,
+            mounts,
+            hooks,
+            script: self.settings.hooks.script().map(PathBuf::from),
+            hook_patience: self.settings.hooks.patience_each(),
+            reason: None,
+        }
+    }
+
+    fn remove_marker(&self) {
+        for path in [self.settings.marker.clone(), meeting(&self.settings.marker)] {
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                log::warn!("cannot remove '{}': {}", path.display(), cause_text(&error));
+            }
+        }
+    }
+
+    /// Lets the guardian go, or leaves it with what is not thawed yet until that is.
+    fn watch_rest(&self, hold: Hold, failed: Vec<Opened>) {
+        let Hold { guardian, late, opened, has_marker, .. } = hold;
+        let left: Vec<Opened> = failed.iter().cloned().chain(late.iter().map(|(late, _)| late.clone())).collect();
+        if left.is_empty() {
+            if let Some(guardian) = guardian {
+                guardian.release();
+            }
+            return;
+        }
+        if let Some(guardian) = &guardian {
+            guardian.keep_only(&opened, &left);
+        }
+        let stubborn = Arc::clone(&self.stubborn);
+        *lock(&stubborn) = failed.iter().map(|opened| opened.name.clone()).collect();
+        // The state file stays as long as something of it is frozen.
+        let marker = (has_marker && !failed.is_empty()).then(|| self.settings.marker.clone());
+        // The thread that froze it too late thaws it; if this process is killed before, the guardian does.
+        let started = opening::start_thread(move || {
+            let mut failed = failed;
+            while !failed.is_empty() {
+                std::thread::sleep(RETRY_PAUSE);
+                failed = holding::thaw(failed, false).failed.into_iter().map(|(opened, _)| opened).collect();
+                *lock(&stubborn) = failed.iter().map(|opened| opened.name.clone()).collect();
+            }
+            if let Some(marker) = marker {
+                let _ = std::fs::remove_file(meeting(&marker));
+                let _ = std::fs::remove_file(marker);
+            }
+            if let Some((_, has_ended)) = late {
+                let _ = has_ended.recv();
+            }
+            if let Some(guardian) = guardian {
+                guardian.release();
+            }
         });
-        self.lock().leftovers.extend(thawed.failed.into_iter().map(|(opened, _)| opened));
-        failed.map_or(Ok(thawed.count as i64), Err)
+        if let Err(error) = started {
+            log::warn!("the guardian alone thaws what is left: {}", error.desc);
+        }
     }
 
     /// From here on nothing may write: something is about to be frozen.
-    fn close(&self) {
+    pub(super) fn close(&self) {
         self.is_frozen.store(true, Ordering::Relaxed);
         crate::log::hold(true);
         // What is locked is not paged out, and need not be paged in while a disk does not answer.
@@ -343,157 +488,50 @@ impl Freezer {
         }
     }
 
-    /// Everything is thawed: writing is allowed again.
+    /// Everything is thawed. The log goes on later: its file may lie on what is not.
     fn open(&self) {
         let _ = rustix::mm::munlockall();
         self.is_frozen.store(false, Ordering::Relaxed);
-        crate::log::hold(false);
     }
 
     /// Why a freeze at work should stop.
-    fn is_called_off(&self) -> Result<(), Error> {
+    pub(super) fn is_called_off(&self) -> Result<(), Error> {
         if self.is_ending.load(Ordering::Relaxed) {
-            return Err(Error::new("the freeze was given up, because the agent ends; everything is thawed"));
+            return Err(Error::new("the freeze was given up, because the agent ends"));
         }
         match self.lock().thaw_wished_at {
             Some(since) if since.elapsed() > THAW_GRACE => {
-                Err(Error::new("the freeze was given up for a guest-fsfreeze-thaw; everything is thawed"))
+                Err(Error::new("the freeze was given up for a guest-fsfreeze-thaw"))
             }
             _ => Ok(()),
         }
     }
 
+    /// An error as long as something is frozen that should not be.
+    fn refuse_stubborn(&self) -> Result<(), Error> {
+        let stubborn = lock(&self.stubborn);
+        let Some(first) = stubborn.first() else { return Ok(()) };
+        Err(Error::new(format!(
+            "{} is still frozen from before: the kernel does not thaw it, and is asked again every {} s",
+            first.display(),
+            RETRY_PAUSE.as_secs()
+        )))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
-/// A freeze at work. Dropped, it undoes what it has done.
-struct Attempt<'a> {
-    freezer: &'a Arc<Freezer>,
-    root: &'a Root,
-    hold: Hold,
-}
-
-impl Attempt<'_> {
-    fn run(&mut self, names: Option<&[String]>) -> Result<(), Error> {
-        let (freezer, settings) = (self.freezer, &self.freezer.settings);
-        let watch = || freezer.is_called_off();
-        let Choice { steps, left_out } = choice::choose(self.root, &mounts::all(self.root)?, names);
-        for (path, reason) in left_out {
-            audit(format_args!("freeze: {}: left out: {reason}", path.display()));
-        }
-        // Nothing stands still during the longest part: writing out what is dirty.
-        let (opened, hidden) = opening::open(steps, &watch)?;
-        for path in hidden {
-            log::warn!("freeze: {}: left out: something else is mounted over it", path.display());
-        }
-        opening::write_out(&opened, &watch)?;
-        if opened.is_empty() {
-            return Ok(());
-        }
-        let (ran, told) = settings.hooks.freeze(self.root, &|| watch().is_err());
-        self.hold.ran = ran;
-        told?;
-        if !self.hold.ran.paths().is_empty() {
-            // They have written out what they had in memory.
-            opening::write_out(&opened, &watch)?;
-        }
-        self.hold.frozen_at = marker::now();
-        self.hold.deadline = settings.timeout.map(|timeout| self.hold.frozen_at + timeout);
-        let guardian = Guardian::start(&opened, self.hold.deadline, &settings.marker, Some(&meeting(&settings.marker)));
-        let guardian = guardian.map_err(|error| Error::io("failed to start the guardian of the freeze", &error))?;
-        self.hold.guardian = Some(guardian);
-        let marker = Marker {
-            boot_id: marker::boot_id(self.root),
-            frozen_at: self.hold.frozen_at,
-            deadline: self.hold.deadline,
-            mounts: opened.iter().map(|opened| opened.name.clone()).collect(),
-            hooks: self.hold.ran.paths().to_vec(),
-        };
-        if let Err(error) = marker.write(&settings.marker) {
-            log::warn!("cannot write '{}': {}", settings.marker.display(), cause_text(&error));
-        }
-        freezer.close();
-        let Freeze { frozen, late, outcome } = holding::freeze(&opened, &watch);
-        self.hold.frozen = frozen;
-        if let Some((late, has_ended)) = late {
-            self.guard_late(late, has_ended);
-        }
-        outcome
-    }
-
-    /// A file system whose freeze was given up may become frozen much later. The thread that waits for that thaws it; a
-    /// guardian of its own does if this process is killed before.
-    fn guard_late(&self, late: Opened, has_ended: Receiver<()>) {
-        let name = late.name.display().to_string();
-        let guarded = Guardian::start(&[late], None, &self.freezer.settings.marker, None)
-            .map_err(|error| Error::io("no guardian", &error))
-            .and_then(|guardian| {
-                opening::start_thread(move || {
-                    let _ = has_ended.recv();
-                    guardian.release();
-                })
-            });
-        if let Err(error) = guarded {
-            log::warn!("nobody but this process guards {name}, which may become frozen later: {}", error.desc);
-        }
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.freezer.undo(self.root, std::mem::take(&mut self.hold)) {
-            log::warn!("thaw after a freeze that was given up: {}", error.desc);
-        }
-    }
-}
-
-impl Hold {
-    /// What an earlier agent has frozen: from its guardian, or opened anew.
-    fn resumed(settings: &Settings, marker: Marker) -> Self {
-        let meeting = meeting(&settings.marker);
-        let taken_over = Guardian::take_over(&meeting).map(|(guardian, frozen)| (Some(guardian), frozen));
-        let (guardian, frozen) = taken_over.unwrap_or_else(|_| {
-            let open = |name: PathBuf| {
-                let file = std::fs::File::open(&name).ok()?;
-                Some(Opened { name, file: Arc::new(file) })
-            };
-            let frozen: Vec<Opened> = marker.mounts.into_iter().filter_map(open).collect();
-            (Guardian::start(&frozen, marker.deadline, &settings.marker, Some(&meeting)).ok(), frozen)
-        });
-        Self {
-            frozen,
-            ran: Ran::of(marker.hooks),
-            guardian,
-            frozen_at: marker.frozen_at,
-            deadline: marker.deadline,
-            is_unknown: false,
-        }
-    }
-}
-
-/// Every file system that could be frozen, opened.
-fn all_opened(root: &Root) -> Result<Vec<Opened>, Error> {
-    if !root.is_host() {
-        return Ok(Vec::new());
-    }
-    let mut steps = choice::choose(root, &mounts::all(root)?, None).steps;
-    let mut opened = Vec::new();
-    for step in steps.drain(..) {
-        // One that cannot be opened must not keep the others frozen.
-        if let Ok((found, _)) = opening::open(vec![step], &|| Ok(())) {
-            opened.extend(found);
-        }
-    }
-    Ok(opened)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the host is told of a freeze that it has not ended itself.
 fn early_text(frozen_at: Duration, why: &str) -> String {
     format!(
-        "the file systems were thawed before guest-fsfreeze-thaw was called, {} s after the freeze began, because {why}: \
-         what was copied after that is not consistent",
+        "the file systems were thawed before guest-fsfreeze-thaw was called, because {why}, in a freeze that began {} s \
+         ago: what was copied after that is not consistent",
         marker::now().saturating_sub(frozen_at).as_secs()
     )
 }

@@ -97,6 +97,21 @@ impl Hooks {
         Self { script, directory, patience_each }
     }
 
+    /// The configured script.
+    pub fn script(&self) -> Option<&Path> {
+        self.script.as_deref()
+    }
+
+    /// How long each call may take.
+    pub fn patience_each(&self) -> Duration {
+        self.patience_each
+    }
+
+    /// The hooks that a freeze would call; none if they are not fit to be run, which the freeze itself tells.
+    pub fn planned(&self, root: &Root) -> Vec<PathBuf> {
+        self.all(root).unwrap_or_default()
+    }
+
     /// Calls the hooks with `freeze`, in order, and stops at the first failure. Every hook that was started is in the
     /// result, so that it gets its `thaw`.
     ///

@@ -2,8 +2,10 @@
 //!
 //! The commands; what is frozen and who ends it is [`freezer`]'s business, and how it is done [`linux`]'s.
 
+mod attempt;
 pub mod freezer;
 pub mod hooks;
+mod inheritance;
 pub mod linux;
 
 use qga_protocol::fsfreeze::{Freeze, FreezeList, FreezeStatus, Status, Thaw};
@@ -27,14 +29,14 @@ impl Run for Status {
 impl Run for Freeze {
     fn run(self, call: &Call<'_>) -> Result<Outcome<i64>, Error> {
         audit(format_args!("guest-fsfreeze called"));
-        Ok(call.agent.freezer.freeze(&call.agent.root, None)?.into())
+        Ok(call.agent.freezer.freeze(&call.agent.root, None, &|| call.is_wanted())?.into())
     }
 }
 
 impl Run for FreezeList {
     fn run(self, call: &Call<'_>) -> Result<Outcome<i64>, Error> {
         audit(format_args!("guest-fsfreeze called for {} mount points", self.mountpoints.as_ref().map_or(0, Vec::len)));
-        Ok(call.agent.freezer.freeze(&call.agent.root, self.mountpoints.as_deref())?.into())
+        Ok(call.agent.freezer.freeze(&call.agent.root, self.mountpoints.as_deref(), &|| call.is_wanted())?.into())
     }
 }
 

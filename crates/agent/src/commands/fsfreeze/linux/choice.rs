@@ -191,7 +191,12 @@ impl Depths {
 
 /// The files behind the loop devices that a file system lies on.
 fn files_beneath(root: &Root, mount: &Mount) -> Vec<PathBuf> {
-    let device = if mount.device.major == 0 { mounts::device_of_node(root, &mount.source) } else { Some(mount.device) };
+    let device = match mount.device.major {
+        // Only where the source is a device: what else it may be might not even answer.
+        0 if KINDS_WITH_OWN_NUMBERS.contains(&mount.kind.as_str()) => mounts::device_of_node(root, &mount.source),
+        0 => None,
+        _ => Some(mount.device),
+    };
     let Some(path) = device.and_then(|device| block::linked(root, Path::new(&format!("/sys/dev/block/{device}"))))
     else {
         return Vec::new();

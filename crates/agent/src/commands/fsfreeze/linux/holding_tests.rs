@@ -1,5 +1,6 @@
 use super::{Freeze, Opened, freeze_by, thaw_by};
 use crate::error::Error;
+use crate::linux::mounts::DeviceNumber;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -13,7 +14,8 @@ const EVER: Duration = Duration::from_secs(600);
 
 fn opened(names: &[&str]) -> Vec<Opened> {
     let file = Arc::new(File::open("/dev/null").unwrap());
-    names.iter().map(|name| Opened { name: (*name).into(), file: Arc::clone(&file) }).collect()
+    let device = DeviceNumber { major: 8, minor: 1 };
+    names.iter().map(|name| Opened { device, name: (*name).into(), file: Arc::clone(&file) }).collect()
 }
 
 fn names(opened: &[Opened]) -> Vec<&Path> {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::OFlags;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::linux::mounts::unescape;
+use crate::linux::mounts::{DeviceNumber, unescape};
 use crate::root::Root;
 
 /// Most bytes read of a file that somebody else may have written.
@@ -29,10 +29,17 @@ pub struct Marker {
     pub frozen_at: Duration,
     /// When the thaw comes by itself, on the same clock; `None` for never.
     pub deadline: Option<Duration>,
-    /// Where the frozen file systems are mounted, in the order of the freeze.
-    pub mounts: Vec<PathBuf>,
-    /// Hooks that were run and wait to be run again.
+    /// The frozen file systems and where they are mounted, in the order of the freeze; none before anything is frozen and
+    /// after all is thawed.
+    pub mounts: Vec<(DeviceNumber, PathBuf)>,
+    /// Hooks that were run, or are about to be, and wait for their `thaw`.
     pub hooks: Vec<PathBuf>,
+    /// The one among them that is the configured script.
+    pub script: Option<PathBuf>,
+    /// How long each of them may take.
+    pub hook_patience: Duration,
+    /// Why it was thawed before the host said so.
+    pub reason: Option<String>,
 }
 
 /// What a marker found at start means.
@@ -61,15 +68,7 @@ pub fn boot_id(root: &Root) -> String {
 
 /// Looks at a marker.
 pub fn look(root: &Root, path: &Path) -> Found {
-    let read = || -> io::Result<Vec<u8>> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let mut options = std::fs::File::options();
-        let file = options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32).open(path)?;
-        let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(file, MARKER_BYTES_MAX), &mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = match read() {
+    let bytes = match read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
         // Something is there: to believe it costs less than not to.
@@ -81,6 +80,15 @@ pub fn look(root: &Root, path: &Path) -> Found {
         None if was_written_before_boot(root, path) => Found::Stale,
         None => Found::Unknown,
     }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::File::options();
+    let file = options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32).open(path)?;
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, MARKER_BYTES_MAX), &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Whether a file is older than this boot. The clock may have been set since, so only a clear case counts.
@@ -101,12 +109,24 @@ impl Marker {
             self.frozen_at.as_secs(),
             self.deadline.map_or_else(|| "never".to_owned(), |deadline| deadline.as_secs().to_string())
         );
-        for (name, paths) in [("mount", &self.mounts), ("hook", &self.hooks)] {
-            for path in paths {
-                let _ = writeln!(text, "{name}={}", escape(path));
-            }
+        for (device, path) in &self.mounts {
+            let _ = writeln!(text, "mount={device} {}", escape(path));
+        }
+        for (name, path) in
+            self.hooks.iter().map(|hook| ("hook", hook)).chain(self.script.iter().map(|script| ("script", script)))
+        {
+            let _ = writeln!(text, "{name}={}", escape(path));
+        }
+        let _ = writeln!(text, "hook-timeout={}", self.hook_patience.as_secs());
+        if let Some(reason) = &self.reason {
+            let _ = writeln!(text, "reason={}", escape(Path::new(reason)));
         }
         text
+    }
+
+    /// Reads a file; `None` if it is none, or does not say which boot it belongs to.
+    pub fn read(path: &Path) -> Option<Self> {
+        Self::parse(&read(path).ok()?)
     }
 
     /// Reads the file's content; `None` if it does not say which boot it belongs to.
@@ -120,8 +140,11 @@ impl Marker {
                 b"boot-id" => marker.boot_id = String::from_utf8_lossy(value).into_owned(),
                 b"frozen-at" => marker.frozen_at = seconds().unwrap_or_default(),
                 b"deadline" => marker.deadline = seconds(),
-                b"mount" => marker.mounts.push(unescape(value)),
+                b"mount" => marker.mounts.extend(mount(value)),
                 b"hook" => marker.hooks.push(unescape(value)),
+                b"script" => marker.script = Some(unescape(value)),
+                b"hook-timeout" => marker.hook_patience = seconds().unwrap_or_default(),
+                b"reason" => marker.reason = Some(unescape(value).to_string_lossy().into_owned()),
                 _ => {}
             }
         }
@@ -142,6 +165,13 @@ impl Marker {
     }
 }
 
+/// Reads `254:1 /mnt`.
+fn mount(value: &[u8]) -> Option<(DeviceNumber, PathBuf)> {
+    let at = value.iter().position(|byte| *byte == b' ')?;
+    let device = DeviceNumber::parse(std::str::from_utf8(&value[..at]).ok()?)?;
+    Some((device, unescape(&value[at + 1..])))
+}
+
 /// A path on one line: what could end or confuse the line as the kernel writes it in its own list of mounts.
 fn escape(path: &Path) -> String {
     let mut text = String::new();
@@ -159,6 +189,7 @@ fn escape(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Found, Marker, look};
+    use crate::linux::mounts::DeviceNumber;
     use crate::root::Root;
     use std::ffi::OsString;
     use std::fs;
@@ -170,8 +201,13 @@ mod tests {
             boot_id: "b1".to_owned(),
             frozen_at: Duration::from_secs(100),
             deadline: Some(Duration::from_secs(3700)),
-            mounts: vec!["/".into(), "/a b\nmount=/c\\d".into(), OsString::from_vec(b"/x\xff=".to_vec()).into()],
+            mounts: ["/".into(), "/a b\nmount=/c\\d".into(), OsString::from_vec(b"/x\xff=".to_vec()).into()]
+                .map(|path| (DeviceNumber { major: 8, minor: 1 }, path))
+                .to_vec(),
             hooks: vec!["/etc/qemu/fsfreeze-hook".into()],
+            script: Some("/etc/qemu/fsfreeze-hook".into()),
+            hook_patience: Duration::from_secs(60),
+            reason: Some("because\nof this".to_owned()),
         }
     }
 

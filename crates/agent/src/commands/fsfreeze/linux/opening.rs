@@ -17,6 +17,7 @@ use rustix::fs::OFlags;
 use super::choice::Step;
 use crate::error::{Error, cause_text};
 use crate::lane::STACK_BYTES;
+use crate::linux::mounts::DeviceNumber;
 
 /// File systems that are written out at the same time.
 const SIDE_BY_SIDE_MAX: usize = 16;
@@ -27,10 +28,12 @@ const WRITE_OUT_PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// Written out as long as this or longer, new writes have come in worth writing out once more.
 const WORTH_A_ROUND: Duration = Duration::from_millis(200);
 /// Rounds of writing out, while something else writes as fast as the disk.
-const ROUNDS_MAX: usize = 4;
+pub const ROUNDS_MAX: usize = 4;
 /// An open file system.
 #[derive(Debug, Clone)]
 pub struct Opened {
+    /// The number that the kernel lists it with.
+    pub device: DeviceNumber,
     /// Where it is mounted.
     pub name: PathBuf,
     /// Any file of it: the directory that it is mounted on.
@@ -44,11 +47,12 @@ pub type Watch<'a> = &'a dyn Fn() -> Result<(), Error>;
 /// by others are not reached; they are named in the second list.
 pub fn open(steps: Vec<Step>, watch: Watch<'_>) -> Result<(Vec<Opened>, Vec<PathBuf>), Error> {
     let names: Vec<_> = steps.iter().map(|step| step.name().to_owned()).collect();
+    let devices: Vec<_> = steps.iter().map(|step| step.device).collect();
     let found = side_by_side(steps, open_one, &names, "open", watch)?;
     let (mut opened, mut hidden) = (Vec::new(), Vec::new());
-    for (name, result) in names.into_iter().zip(found) {
+    for ((name, device), result) in names.into_iter().zip(devices).zip(found) {
         match result {
-            Ok(Some(file)) => opened.push(Opened { name, file: Arc::new(file) }),
+            Ok(Some(file)) => opened.push(Opened { device, name, file: Arc::new(file) }),
             Ok(None) => hidden.push(name),
             Err(error) => return Err(Error::io(format!("failed to open {}", name.display()), &error)),
         }
@@ -56,10 +60,10 @@ pub fn open(steps: Vec<Step>, watch: Watch<'_>) -> Result<(Vec<Opened>, Vec<Path
     Ok((opened, hidden))
 }
 
-/// Writes out what is dirty, in rounds, until a round has little to do.
-pub fn write_out(opened: &[Opened], watch: Watch<'_>) -> Result<(), Error> {
+/// Writes out what is dirty, in at most this many rounds, until a round has little to do.
+pub fn write_out(opened: &[Opened], rounds: usize, watch: Watch<'_>) -> Result<(), Error> {
     let names: Vec<_> = opened.iter().map(|opened| opened.name.clone()).collect();
-    for _ in 0..ROUNDS_MAX {
+    for _ in 0..rounds {
         let started = Instant::now();
         let sync = |opened: &Opened| rustix::fs::syncfs(&*opened.file).map_err(io::Error::from);
         let results = side_by_side(opened.to_vec(), sync, &names, "write out", watch)?;
@@ -151,6 +155,28 @@ fn side_by_side<Item: Send + 'static, Found: Send + 'static>(
             names[index].display(),
             WRITE_OUT_PATIENCE.as_secs()
         ))),
+    }
+}
+
+/// Does something that can hang, and waits for it no longer than wanted.
+pub fn in_time<Found: Send + 'static>(
+    act: &str,
+    patience: Duration,
+    watch: Watch<'_>,
+    work: impl FnOnce() -> Found + Send + 'static,
+) -> Result<Found, Error> {
+    let started = Instant::now();
+    let (sender, receiver) = mpsc::channel();
+    start_thread(move || drop(sender.send(work())))?;
+    loop {
+        match receiver.recv_timeout(TICK) {
+            Ok(found) => return Ok(found),
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::new(format!("failed to {act}"))),
+            Err(RecvTimeoutError::Timeout) => watch()?,
+        }
+        if started.elapsed() > patience {
+            return Err(Error::new(format!("failed to {act} within {} s", patience.as_secs())));
+        }
     }
 }
 

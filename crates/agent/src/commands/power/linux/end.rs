@@ -88,7 +88,12 @@ pub fn end(machine: &impl Machine, end: End) -> Result<(), Error> {
             Ok(()) => return Ok(()),
             Err(failure) => failures.push(failure),
         }
-        log::warn!("{}", failures[failures.len() - 1]);
+        let failure = &failures[failures.len() - 1];
+        log::warn!("{failure}");
+        // Somebody wants the machine to go on: that is no fault of the way, and no reason to take a harder one.
+        if failure.contains("inhibit") {
+            break;
+        }
     }
     let act = match end {
         End::PowerDown => "power down",
@@ -188,6 +193,14 @@ mod tests {
         let staged = with(&["/run/systemd/system/x"], &[]);
         end(&staged, End::Halt).unwrap();
         assert_eq!(staged.done(), ["signal 37"]);
+    }
+
+    #[test]
+    fn what_somebody_inhibits_is_not_done_in_a_harder_way() {
+        let staged = with(SYSTEMD, &[("shutdown", 1, "Operation inhibited by \"updater\" (PID 12)")]);
+        let error = end(&staged, End::PowerDown).unwrap_err();
+        assert!(error.desc.ends_with("exit status 1: Operation inhibited by \"updater\" (PID 12)"), "{error:?}");
+        assert_eq!(staged.done().len(), 1);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use rustix::net::{
 };
 
 use super::Opened;
+use crate::linux::mounts::DeviceNumber;
 
 /// More than the longest path and the rest of a message.
 const MESSAGE_BYTES_MAX: usize = 8192;
@@ -27,41 +28,63 @@ pub enum Message {
     Listener(OwnedFd),
     /// A file system that is, or may be, frozen.
     Mount(Opened),
-    /// That was all of them.
-    Armed {
-        /// When they are to be thawed at the latest, since the machine's start.
-        deadline: Option<Duration>,
-        /// The file that says so.
-        marker: PathBuf,
-    },
-    /// The guardian has understood.
+    /// One that is not, or whose freeze is none of the guardian's business.
+    Forget(DeviceNumber),
+    /// That was all of them. The file that tells of them.
+    Armed(PathBuf),
+    /// When they are to be thawed, since the machine's start.
+    Deadline(Deadline),
+    /// The guardian has understood; the agent serves.
     Ready,
+    /// What is left is not part of a freeze any more: to be thawed as soon as the agent is gone, without a word.
+    Remainder,
     /// They are thawed: the guardian may go.
     Released,
+}
+
+/// When a freeze ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deadline {
+    /// The freeze is still at work: nobody has been told that anything is frozen.
+    AtWork(Duration),
+    /// The host knows of it.
+    Frozen(Option<Duration>),
+}
+
+impl Deadline {
+    /// The moment, if there is one.
+    pub fn at(self) -> Option<Duration> {
+        match self {
+            Self::AtWork(at) => Some(at),
+            Self::Frozen(at) => at,
+        }
+    }
 }
 
 /// Sends a message.
 pub fn send(socket: &OwnedFd, message: &Message) -> io::Result<()> {
     let mut bytes = Vec::new();
     let mut descriptor = None;
+    let seconds = |at: Option<Duration>| at.map_or_else(String::new, |at| at.as_secs().to_string());
     match message {
         Message::Listener(socket) => {
             bytes.push(b'l');
             descriptor = Some(socket.as_fd());
         }
         Message::Mount(opened) => {
-            bytes.push(b'm');
+            bytes.extend_from_slice(format!("m{} ", opened.device).as_bytes());
             bytes.extend_from_slice(opened.name.as_os_str().as_bytes());
             descriptor = Some(opened.file.as_fd());
         }
-        Message::Armed { deadline, marker } => {
+        Message::Forget(device) => bytes.extend_from_slice(format!("f{device}").as_bytes()),
+        Message::Armed(marker) => {
             bytes.push(b'a');
-            let seconds = deadline.map_or_else(String::new, |deadline| deadline.as_secs().to_string());
-            bytes.extend_from_slice(seconds.as_bytes());
-            bytes.push(b' ');
             bytes.extend_from_slice(marker.as_os_str().as_bytes());
         }
+        Message::Deadline(Deadline::AtWork(at)) => bytes.extend_from_slice(format!("w{}", at.as_secs()).as_bytes()),
+        Message::Deadline(Deadline::Frozen(at)) => bytes.extend_from_slice(format!("d{}", seconds(*at)).as_bytes()),
         Message::Ready => bytes.push(b'y'),
+        Message::Remainder => bytes.push(b'o'),
         Message::Released => bytes.push(b'r'),
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -79,36 +102,45 @@ pub fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
     let mut bytes = [0; MESSAGE_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut beside, RecvFlags::CMSG_CLOEXEC)?;
+    let received = rustix::io::retry_on_intr(|| {
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut beside, RecvFlags::CMSG_CLOEXEC)
+    })?;
     let descriptor = beside.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
     let Some((kind, rest)) = bytes[..received.bytes].split_first() else { return Ok(None) };
+    understood(*kind, rest, descriptor).map(Some).ok_or_else(|| Errno::BADMSG.into())
+}
+
+fn understood(kind: u8, rest: &[u8], descriptor: Option<OwnedFd>) -> Option<Message> {
     let path = |bytes: &[u8]| PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()));
-    let message = match (kind, descriptor) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let seconds = |bytes: &[u8]| Some(Duration::from_secs(text(bytes).parse().ok()?));
+    Some(match (kind, descriptor) {
         (b'l', Some(socket)) => Message::Listener(socket),
-        (b'm', Some(file)) => Message::Mount(Opened { name: path(rest), file: Arc::new(File::from(file)) }),
-        (b'a', None) => {
-            let at = rest.iter().position(|byte| *byte == b' ').ok_or(Errno::BADMSG)?;
-            let seconds = String::from_utf8_lossy(&rest[..at]);
-            let deadline = match &*seconds {
-                "" => None,
-                seconds => Some(Duration::from_secs(seconds.parse().map_err(|_| Errno::BADMSG)?)),
-            };
-            Message::Armed { deadline, marker: path(&rest[at + 1..]) }
+        (b'm', Some(file)) => {
+            let at = rest.iter().position(|byte| *byte == b' ')?;
+            let device = DeviceNumber::parse(&text(&rest[..at]))?;
+            Message::Mount(Opened { device, name: path(&rest[at + 1..]), file: Arc::new(File::from(file)) })
         }
+        (b'f', None) => Message::Forget(DeviceNumber::parse(&text(rest))?),
+        (b'a', None) => Message::Armed(path(rest)),
+        (b'w', None) => Message::Deadline(Deadline::AtWork(seconds(rest)?)),
+        (b'd', None) if rest.is_empty() => Message::Deadline(Deadline::Frozen(None)),
+        (b'd', None) => Message::Deadline(Deadline::Frozen(Some(seconds(rest)?))),
         (b'y', None) => Message::Ready,
+        (b'o', None) => Message::Remainder,
         (b'r', None) => Message::Released,
-        _ => return Err(Errno::BADMSG.into()),
-    };
-    Ok(Some(message))
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Message, receive, send};
+    use super::{Deadline, Message, receive, send};
     use crate::commands::fsfreeze::linux::opening::Opened;
+    use crate::linux::mounts::DeviceNumber;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     use std::fs::File;
     use std::os::unix::fs::MetadataExt;
@@ -122,19 +154,39 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = Arc::new(File::open(directory.path()).unwrap());
         let inode = file.metadata().unwrap().ino();
-        send(&one, &Message::Mount(Opened { name: "/a b\nc".into(), file })).unwrap();
-        let deadline = Some(Duration::from_secs(77));
-        send(&one, &Message::Armed { deadline, marker: "/run/with blank".into() }).unwrap();
-        send(&one, &Message::Armed { deadline: None, marker: "/m".into() }).unwrap();
+        let device = DeviceNumber { major: 254, minor: 17 };
+        send(&one, &Message::Mount(Opened { device, name: "/a b\nc".into(), file })).unwrap();
+        send(&one, &Message::Forget(device)).unwrap();
+        send(&one, &Message::Armed("/run/with blank".into())).unwrap();
+        let deadlines = [
+            Deadline::AtWork(Duration::from_secs(7)),
+            Deadline::Frozen(Some(Duration::from_secs(77))),
+            Deadline::Frozen(None),
+        ];
+        for deadline in deadlines {
+            send(&one, &Message::Deadline(deadline)).unwrap();
+        }
         send(&one, &Message::Released).unwrap();
         let Some(Message::Mount(mount)) = receive(&other).unwrap() else { panic!("no mount") };
-        assert_eq!(mount.name, Path::new("/a b\nc"));
+        assert_eq!((mount.device, mount.name.as_path()), (device, Path::new("/a b\nc")));
         assert_eq!(mount.file.metadata().unwrap().ino(), inode);
-        let Some(Message::Armed { deadline, marker }) = receive(&other).unwrap() else { panic!("not armed") };
-        assert_eq!((deadline, marker.as_path()), (Some(Duration::from_secs(77)), Path::new("/run/with blank")));
-        assert!(matches!(receive(&other).unwrap(), Some(Message::Armed { deadline: None, .. })));
+        assert!(matches!(receive(&other).unwrap(), Some(Message::Forget(forgotten)) if forgotten == device));
+        let Some(Message::Armed(marker)) = receive(&other).unwrap() else { panic!("not armed") };
+        assert_eq!(marker, Path::new("/run/with blank"));
+        for deadline in deadlines {
+            assert!(matches!(receive(&other).unwrap(), Some(Message::Deadline(found)) if found == deadline));
+        }
         assert!(matches!(receive(&other).unwrap(), Some(Message::Released)));
         drop(one);
         assert!(receive(&other).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_an_error() {
+        let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        for bytes in [&b"x"[..], b"m8:1 /without-a-descriptor", b"fx:y", b"wsoon", b"d-1"] {
+            rustix::io::write(&one, bytes).unwrap();
+            assert!(receive(&other).is_err(), "{bytes:?}");
+        }
     }
 }

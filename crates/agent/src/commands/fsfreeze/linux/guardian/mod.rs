@@ -12,20 +12,21 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
+pub use self::messages::Deadline;
 use self::messages::{Message, receive, send};
 use super::opening::Opened;
 
-/// How long the guardian may take to say that it is ready, or to hand over.
-const ANSWER_PATIENCE: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+/// How long the guardian may take to take a message, to say that it is ready, or to hand over.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long one that was let go may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -37,61 +38,149 @@ pub struct Guardian {
     pid: Option<Pid>,
 }
 
+/// What a guardian has handed over.
+#[derive(Debug)]
+pub struct TakenOver {
+    /// The guardian, which goes on.
+    pub guardian: Guardian,
+    /// What is frozen.
+    pub opened: Vec<Opened>,
+    /// Until when.
+    pub deadline: Deadline,
+}
+
+/// What is at the meeting point.
+#[derive(Debug)]
+pub enum Met {
+    /// A guardian whose agent is gone.
+    Guardian(TakenOver),
+    /// A guardian whose agent is still there: what is frozen is that one's.
+    Owned,
+    /// Nobody.
+    Nobody,
+}
+
 impl Guardian {
-    /// Starts one for what is about to be frozen. It thaws a little after the deadline, or if this process ends and no
-    /// other agent comes to the meeting point.
-    pub fn start(
-        opened: &[Opened],
-        deadline: Option<Duration>,
-        marker: &Path,
-        meeting: Option<&Path>,
-    ) -> io::Result<Self> {
+    /// Starts one for what is about to be frozen. Until it learns a [`Deadline::Frozen`] it takes the freeze for one that
+    /// is still at work.
+    pub fn start(opened: &[Opened], deadline: Deadline, marker: &Path, meeting: Option<&Path>) -> io::Result<Self> {
         let (socket, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let nothing = File::options().read(true).write(true).open("/dev/null")?;
         let arguments = [c"qemu-ga".to_owned(), CString::new(process::ARGUMENT)?];
+        // Hooks that it may have to run find what they would find with the agent.
+        let environment: Vec<CString> = std::env::vars_os()
+            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+            .collect();
         let program = qga_sys::spawn::Program {
             file: c"/proc/self/exe",
             arguments: &arguments,
-            environment: &[],
+            environment: &environment,
             streams: [theirs.as_fd(), nothing.as_fd(), nothing.as_fd()],
         };
-        let guardian = Self { pid: Pid::from_raw(program.start()?), socket };
+        let guardian = Self::behind(socket, Pid::from_raw(program.start()?))?;
         drop(theirs);
+        match guardian.hand_over(opened, deadline, marker, meeting) {
+            Ok(()) => Ok(guardian),
+            Err(error) => {
+                guardian.give_up();
+                Err(error)
+            }
+        }
+    }
+
+    fn behind(socket: OwnedFd, pid: Option<Pid>) -> io::Result<Self> {
+        for way in [sockopt::Timeout::Send, sockopt::Timeout::Recv] {
+            sockopt::set_socket_timeout(&socket, way, Some(ANSWER_PATIENCE))?;
+        }
+        Ok(Self { socket, pid })
+    }
+
+    fn hand_over(
+        &self,
+        opened: &[Opened],
+        deadline: Deadline,
+        marker: &Path,
+        meeting: Option<&Path>,
+    ) -> io::Result<()> {
         // Without a meeting point an agent that comes later opens the file systems anew.
         if let Some(Ok(listener)) = meeting.map(listen) {
-            send(&guardian.socket, &Message::Listener(listener))?;
+            send(&self.socket, &Message::Listener(listener))?;
         }
         for opened in opened {
-            send(&guardian.socket, &Message::Mount(opened.clone()))?;
+            send(&self.socket, &Message::Mount(opened.clone()))?;
         }
-        send(&guardian.socket, &Message::Armed { deadline, marker: marker.to_owned() })?;
-        match guardian.answer()? {
-            Message::Ready => Ok(guardian),
+        send(&self.socket, &Message::Deadline(deadline))?;
+        send(&self.socket, &Message::Armed(marker.to_owned()))?;
+        match receive(&self.socket)? {
+            Some(Message::Ready) => Ok(()),
             other => Err(io::Error::other(format!("it answers {other:?}"))),
         }
     }
 
-    /// Finds the one that an agent before this one has started, and gets what is frozen from it.
-    pub fn take_over(meeting: &Path) -> io::Result<(Self, Vec<Opened>)> {
-        let socket = socket()?;
-        rustix::net::connect(&socket, &address(meeting)?.1)?;
-        let guardian = Self { socket, pid: None };
-        let mut opened = Vec::new();
+    /// Looks for the one that an agent before this one has started, and gets what is frozen from it.
+    pub fn meet(meeting: &Path) -> Met {
+        let connected = address(meeting).and_then(|(_directory, address)| {
+            let socket = socket()?;
+            rustix::net::connect(&socket, &address)?;
+            Self::behind(socket, None)
+        });
+        let Ok(guardian) = connected else { return Met::Nobody };
+        let (mut opened, mut deadline) = (Vec::new(), Deadline::Frozen(None));
         loop {
-            match guardian.answer()? {
-                Message::Mount(mount) => opened.push(mount),
-                Message::Armed { .. } => return Ok((guardian, opened)),
-                other => return Err(io::Error::other(format!("it answers {other:?}"))),
+            match receive(&guardian.socket) {
+                Ok(Some(Message::Mount(mount))) => opened.push(mount),
+                Ok(Some(Message::Deadline(told))) => deadline = told,
+                Ok(Some(Message::Armed(_))) => return Met::Guardian(TakenOver { guardian, opened, deadline }),
+                _ => return Met::Owned,
             }
+        }
+    }
+
+    /// The agent that has taken over serves its host.
+    pub fn settle(&self) {
+        self.tell(&Message::Ready);
+    }
+
+    /// The host knows of the freeze: of these file systems, until this moment.
+    pub fn confirm(&self, opened: &[Opened], frozen: &[Opened], deadline: Option<Duration>) {
+        self.forget_but(opened, frozen);
+        self.tell(&Message::Deadline(Deadline::Frozen(deadline)));
+    }
+
+    /// The freeze has ended, but for these, which are to be thawed as soon as this process ends.
+    pub fn keep_only(&self, opened: &[Opened], left: &[Opened]) {
+        self.forget_but(opened, left);
+        self.tell(&Message::Remainder);
+    }
+
+    fn forget_but(&self, opened: &[Opened], kept: &[Opened]) {
+        for opened in opened.iter().filter(|opened| !kept.iter().any(|kept| kept.device == opened.device)) {
+            self.tell(&Message::Forget(opened.device));
+        }
+    }
+
+    fn tell(&self, message: &Message) {
+        if let Err(error) = send(&self.socket, message) {
+            log::warn!("the guardian of the freeze is gone: {error}");
         }
     }
 
     /// Lets it go: everything is thawed.
     pub fn release(self) {
-        if let Err(error) = send(&self.socket, &Message::Released) {
-            log::debug!("the guardian of the freeze is gone: {error}");
+        let _ = send(&self.socket, &Message::Released);
+        self.wait_for_its_end();
+    }
+
+    /// It does not do what it should.
+    fn give_up(self) {
+        if let Some(pid) = self.pid {
+            let _ = kill_process(pid, Signal::KILL);
         }
+        self.wait_for_its_end();
+    }
+
+    fn wait_for_its_end(self) {
         drop(self.socket);
         let Some(pid) = self.pid else { return };
         let started = std::time::Instant::now();
@@ -102,14 +191,6 @@ impl Guardian {
             std::thread::sleep(Duration::from_millis(1));
         }
         log::warn!("the guardian of the freeze, process {}, does not end", pid.as_raw_pid());
-    }
-
-    fn answer(&self) -> io::Result<Message> {
-        let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
-        if poll(&mut polled, Some(&ANSWER_PATIENCE))? == 0 {
-            return Err(Errno::TIMEDOUT.into());
-        }
-        receive(&self.socket)?.ok_or_else(|| Errno::PIPE.into())
     }
 }
 

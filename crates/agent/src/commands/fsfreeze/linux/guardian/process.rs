@@ -6,11 +6,10 @@
 //! It leaves the agent's control group, so that a service manager that cleans up after a killed agent does not end it
 //! too; where it may not, it thaws before it is ended. It writes nothing before the thaw.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +23,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::super::holding;
 use super::super::marker::{self, Marker};
 use super::super::opening::Opened;
-use super::super::thawed_early;
-use super::messages::{Message, receive, send};
+use super::super::{meeting, thawed_early};
+use super::messages::{Deadline, Message, receive, send};
 use crate::commands::fsfreeze::hooks::{Hooks, Ran};
 use crate::log::audit;
 use crate::root::Root;
@@ -35,12 +34,10 @@ pub const ARGUMENT: &str = "--guard-freeze";
 
 /// How long after the deadline the agent may still be about to thaw.
 const LATE: Duration = Duration::from_secs(15);
-/// How long a killed agent may take to come again.
+/// How long a killed agent may take to come again, and to serve.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long an agent that was told to end together with the guardian may take to thaw.
 const END_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a hook may take.
-const HOOK_PATIENCE: Duration = Duration::from_secs(60);
 /// The root of the control groups, in the places where it may be.
 const CONTROL_GROUPS: [&str; 3] =
     ["/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/unified/cgroup.procs", "/sys/fs/cgroup/systemd/cgroup.procs"];
@@ -61,9 +58,10 @@ struct Guard {
     /// Where a later agent comes.
     listener: Option<OwnedFd>,
     held: Vec<Opened>,
-    deadline: Option<Duration>,
-    marker: PathBuf,
-    /// When the agent was found gone.
+    deadline: Deadline,
+    /// None once the freeze has ended but for what is left in `held`.
+    marker: Option<PathBuf>,
+    /// When the agent was found gone; until another one has come and serves.
     orphaned_at: Option<Duration>,
     /// When the process was told to end.
     ended_at: Option<Duration>,
@@ -85,24 +83,16 @@ impl Guard {
             agent: None,
             listener: None,
             held: Vec::new(),
-            deadline: None,
-            marker: PathBuf::new(),
+            deadline: Deadline::AtWork(marker::now()),
+            marker: None,
             orphaned_at: None,
             ended_at: None,
             ended,
             wake,
         };
-        loop {
-            match receive(&agent)? {
-                Some(Message::Listener(listener)) => guard.listener = Some(listener),
-                Some(Message::Mount(opened)) => guard.held.push(opened),
-                Some(Message::Armed { deadline, marker }) => {
-                    (guard.deadline, guard.marker) = (deadline, marker);
-                    break;
-                }
-                Some(_) => return Err(Errno::BADMSG.into()),
-                None => return Err(Errno::PIPE.into()),
-            }
+        while guard.marker.is_none() {
+            let Some(message) = receive(&agent)? else { return Err(Errno::PIPE.into()) };
+            guard.take(message);
         }
         // Each of these makes it safer; none is needed.
         let _ = CONTROL_GROUPS.iter().any(|file| Root::host().order(file, "0").is_ok());
@@ -113,6 +103,23 @@ impl Guard {
         send(&agent, &Message::Ready)?;
         guard.agent = Some(agent);
         Ok(guard)
+    }
+
+    /// Does what the agent says. True if there is nothing left to do.
+    fn take(&mut self, message: Message) -> bool {
+        match message {
+            Message::Listener(listener) => self.listener = Some(listener),
+            Message::Mount(opened) => self.held.push(opened),
+            Message::Forget(device) => self.held.retain(|opened| opened.device != device),
+            Message::Armed(marker) => self.marker = Some(marker),
+            Message::Deadline(deadline) => self.deadline = deadline,
+            Message::Ready => self.orphaned_at = None,
+            Message::Remainder => {
+                (self.marker, self.listener, self.deadline) = (None, None, Deadline::Frozen(None));
+            }
+            Message::Released => return true,
+        }
+        false
     }
 
     fn run(mut self) -> io::Result<()> {
@@ -136,9 +143,13 @@ impl Guard {
 
     /// When it has to thaw, as things are.
     fn thaw_at(&self) -> Option<Duration> {
-        let late = self.deadline.map(|deadline| deadline + if self.agent.is_some() { LATE } else { Duration::ZERO });
-        let ended = self.ended_at.map(|at| if self.agent.is_some() { at + END_PATIENCE } else { at });
-        let orphaned = self.orphaned_at.map(|at| at + ORPHAN_PATIENCE);
+        let has_agent = self.agent.is_some();
+        let late = self.deadline.at().map(|at| at + if has_agent { LATE } else { Duration::ZERO });
+        let ended = self.ended_at.map(|at| at + if has_agent { END_PATIENCE } else { Duration::ZERO });
+        // A freeze that was still at work, and what is left of one, is of no use to anybody.
+        let is_useless = self.marker.is_none() || matches!(self.deadline, Deadline::AtWork(_));
+        let patience = if is_useless && !has_agent { Duration::ZERO } else { ORPHAN_PATIENCE };
+        let orphaned = self.orphaned_at.map(|at| at + patience);
         [late, ended, orphaned].into_iter().flatten().min()
     }
 
@@ -159,73 +170,73 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether the agent lets it go. Notes when the agent is gone.
+    /// Whether the agent lets it go. Notes what else it says, and when it is gone.
     fn is_released(&mut self) -> bool {
-        let Some(agent) = &self.agent else { return false };
-        let mut polled = [PollFd::new(agent, PollFlags::IN)];
-        if !matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..)) {
-            return false;
+        while let Some(agent) = &self.agent
+            && is_readable(agent)
+        {
+            if let Ok(Some(message)) = receive(agent) {
+                if self.take(message) {
+                    return true;
+                }
+            } else {
+                self.agent = None;
+                // One that came and did not stay is not counted anew.
+                self.orphaned_at.get_or_insert_with(marker::now);
+            }
         }
-        if matches!(receive(agent), Ok(Some(Message::Released))) {
-            return true;
-        }
-        self.agent = None;
-        self.orphaned_at = Some(marker::now());
         false
     }
 
     /// Hands what it holds to an agent that has come after one that is gone.
     fn meet(&mut self) {
-        let Some(listener) = &self.listener else { return };
-        let mut polled = [PollFd::new(listener, PollFlags::IN)];
-        if !matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..)) {
-            return;
-        }
+        let Some(listener) = self.listener.as_ref().filter(|listener| is_readable(listener)) else { return };
         let Ok(visitor) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { return };
         let is_ours = rustix::net::sockopt::socket_peercred(&visitor)
             .is_ok_and(|visitor| visitor.uid == rustix::process::geteuid());
         // One that is still there keeps what it has.
-        if !is_ours || self.agent.is_some() {
-            return;
-        }
-        let armed = Message::Armed { deadline: self.deadline, marker: self.marker.clone() };
-        let messages = self.held.iter().cloned().map(Message::Mount).chain([armed]);
+        let (true, None, Some(marker)) = (is_ours, &self.agent, &self.marker) else { return };
+        let told = [Message::Deadline(self.deadline), Message::Armed(marker.clone())];
+        let messages = self.held.iter().cloned().map(Message::Mount).chain(told);
         if messages.map(|message| send(&visitor, &message)).collect::<io::Result<Vec<()>>>().is_ok() {
             self.agent = Some(visitor);
-            self.orphaned_at = None;
         }
     }
 
     /// Thaws, tells it to the agent that comes next, and runs the hooks that the agent did not.
     fn thaw(self) {
         let thawed = holding::thaw(self.held, false);
-        let noted = File::open(&self.marker).ok().and_then(|file| {
-            let mut bytes = Vec::new();
-            io::Read::read_to_end(&mut io::Read::take(file, 4 << 20), &mut bytes).ok()?;
-            Marker::parse(&bytes)
-        });
+        let Some(path) = self.marker else { return };
+        let why = if self.agent.is_some() { "the agent did not move any more" } else { "the agent was killed" };
+        let Some(marker) = Marker::read(&path) else { return };
         if thawed.count > 0 {
-            let _ = std::fs::rename(&self.marker, thawed_early(&self.marker));
+            let _ = std::fs::rename(&path, thawed_early(&path));
         }
         let _ = crate::log::open(None, false);
         audit(format_args!(
-            "the freeze was ended by its guardian, {}: {} file systems thawed, {} failed",
-            if self.agent.is_some() { "as the agent did not do it" } else { "as the agent is gone" },
+            "the freeze was ended by its guardian, because {why}: {} file systems thawed, {} failed",
             thawed.count,
             thawed.failed.len()
         ));
         // An agent that is there runs its hooks itself.
-        if self.agent.is_none()
-            && let Some(marker) = noted
-        {
-            let hooks = Hooks::new(None, None, HOOK_PATIENCE);
+        let hooks = if self.agent.is_none() {
+            let hooks = Hooks::new(marker.script.clone(), None, marker.hook_patience);
             let _ = hooks.thaw(&Root::host(), Ran::of(marker.hooks));
+            Vec::new()
+        } else {
+            marker.hooks
+        };
+        if thawed.count > 0 {
+            let told = Marker { mounts: Vec::new(), hooks, reason: Some(why.to_owned()), ..marker };
+            let _ = told.write(&thawed_early(&path));
+        } else if thawed.failed.is_empty() {
+            let _ = std::fs::remove_file(&path);
         }
-        remove_meeting(&self.marker);
+        let _ = std::fs::remove_file(meeting(&path));
     }
 }
 
-/// Removes the socket beside the marker.
-fn remove_meeting(marker: &Path) {
-    let _ = std::fs::remove_file(super::super::meeting(marker));
+fn is_readable(socket: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::IN)];
+    matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))
 }

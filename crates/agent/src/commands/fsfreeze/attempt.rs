@@ -1,0 +1,134 @@
+//! One freeze at work, step by step. Dropped before its end, it undoes what it has done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::freezer::{Freezer, Hold};
+use super::linux::choice::{self, Choice};
+use super::linux::guardian::{Deadline, Guardian};
+use super::linux::holding::{self, Freeze};
+use super::linux::opening::{self, ROUNDS_MAX};
+use super::linux::{marker, meeting, thawed_early};
+use crate::error::{Error, cause_text};
+use crate::linux::mounts;
+use crate::log::audit;
+use crate::root::Root;
+
+/// How long choosing may take: it looks at files and at the names that the host has sent.
+const CHOICE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a freeze may be at work before the guardian ends it: longer than the agent gives it.
+const WORK_PATIENCE: Duration = Duration::from_secs(75);
+/// Descriptors that the agent needs for everything else.
+const OTHER_DESCRIPTORS: u64 = 512;
+
+/// A freeze at work.
+pub struct Attempt<'a> {
+    freezer: &'a Arc<Freezer>,
+    root: &'a Root,
+    is_wanted: &'a dyn Fn() -> bool,
+    /// What is to be undone.
+    pub(super) hold: Hold,
+    is_done: bool,
+}
+
+impl<'a> Attempt<'a> {
+    /// One that has done nothing yet.
+    pub fn new(freezer: &'a Arc<Freezer>, root: &'a Root, is_wanted: &'a dyn Fn() -> bool) -> Self {
+        Self { freezer, root, is_wanted, hold: Hold::default(), is_done: false }
+    }
+
+    /// Freezes. What is frozen is in `hold`.
+    pub fn run(&mut self, names: Option<&[String]>) -> Result<(), Error> {
+        let (freezer, settings) = (self.freezer, &self.freezer.settings);
+        let is_wanted = self.is_wanted;
+        let watch = || {
+            freezer.is_called_off()?;
+            let unwanted = || Error::new("the freeze was given up, because nobody waits for it any more");
+            if is_wanted() { Ok(()) } else { Err(unwanted()) }
+        };
+        let (root, only) = (self.root.clone(), names.map(<[String]>::to_vec));
+        let choose = move || mounts::all(&root).map(|mounts| choice::choose(&root, &mounts, only.as_deref()));
+        let Choice { steps, left_out } =
+            opening::in_time("choose file systems to freeze", CHOICE_PATIENCE, &watch, choose)??;
+        for (path, reason) in left_out {
+            audit(format_args!("freeze: {}: left out: {reason}", path.display()));
+        }
+        make_room(steps.len() as u64);
+        // Nothing stands still during the longest part: writing out what is dirty.
+        let (opened, hidden) = opening::open(steps, &watch)?;
+        for path in hidden {
+            log::warn!("freeze: {}: left out: something else is mounted over it", path.display());
+        }
+        opening::write_out(&opened, ROUNDS_MAX, &watch)?;
+        self.hold.frozen_at = marker::now();
+        self.hold.deadline = settings.timeout.map(|timeout| self.hold.frozen_at + timeout);
+        let planned = settings.hooks.planned(self.root);
+        if !planned.is_empty() {
+            // Whoever comes after an agent that is killed meanwhile calls them for the thaw.
+            self.write_marker(&[], planned);
+            let (ran, told) = settings.hooks.freeze(self.root, &|| watch().is_err());
+            self.hold.ran = ran;
+            told?;
+            // They have written out what they had in memory.
+            opening::write_out(&opened, 1, &watch)?;
+        }
+        if opened.is_empty() {
+            return Ok(());
+        }
+        self.hold.opened.clone_from(&opened);
+        let at_work = Deadline::AtWork(marker::now() + WORK_PATIENCE);
+        let guardian = Guardian::start(&opened, at_work, &settings.marker, Some(&meeting(&settings.marker)));
+        let guardian = guardian.map_err(|error| Error::io("failed to start the guardian of the freeze", &error))?;
+        self.hold.guardian = Some(guardian);
+        self.write_marker(&opened, self.hold.ran.paths().to_vec());
+        // What was told of an earlier freeze is of no interest to a host that has begun another one.
+        let _ = std::fs::remove_file(thawed_early(&settings.marker));
+        freezer.close();
+        let Freeze { frozen, late, outcome } = holding::freeze(&opened, &watch);
+        self.hold.frozen = frozen;
+        self.hold.late = late;
+        outcome
+    }
+
+    /// Everything is frozen: from here on it is the freezer's.
+    pub fn finish(mut self) -> Hold {
+        self.is_done = true;
+        std::mem::take(&mut self.hold)
+    }
+
+    fn write_marker(&mut self, opened: &[opening::Opened], hooks: Vec<std::path::PathBuf>) {
+        let mounts = opened.iter().map(|opened| (opened.device, opened.name.clone())).collect();
+        let marker = self.freezer.marker_of(self.hold.frozen_at, self.hold.deadline, mounts, hooks);
+        let path = &self.freezer.settings.marker;
+        self.hold.has_marker = true;
+        if let Err(error) = marker.write(path) {
+            log::warn!("cannot write '{}': {}", path.display(), cause_text(&error));
+        }
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        if let Err(error) = self.freezer.undo(self.root, std::mem::take(&mut self.hold), None) {
+            log::warn!("thaw after a freeze that was given up: {}", error.desc);
+        }
+    }
+}
+
+/// Raises the limit of open files if these many more could pass it; programs that are started later inherit that.
+fn make_room(files: u64) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let needed = files + OTHER_DESCRIPTORS;
+    if current.is_none_or(|current| current >= needed) {
+        return;
+    }
+    let wanted = maximum.map_or(needed, |maximum| needed.min(maximum));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
+        log::warn!("the limit of open files cannot be raised to {wanted}: {error}");
+    }
+}

@@ -68,10 +68,16 @@ pub fn hold(on: bool) {
 
 /// Tells a person on stderr what must not wait for a thaw. If stderr is a file on a frozen disk, a thread waits with it.
 pub fn tell_at_once(text: String) {
+    const PATIENCE: Duration = Duration::from_millis(200);
     let line = Line { since_epoch: since_epoch(), level: "warning", text, is_audit: false };
-    let _ = std::thread::Builder::new()
-        .stack_size(crate::lane::STACK_BYTES)
-        .spawn(move || write_without_waiting(rustix::stdio::stderr(), line.for_log().as_bytes()));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let writer = std::thread::Builder::new().stack_size(crate::lane::STACK_BYTES).spawn(move || {
+        write_without_waiting(rustix::stdio::stderr(), line.for_log().as_bytes());
+        let _ = sender.send(());
+    });
+    if writer.is_ok() {
+        let _ = receiver.recv_timeout(PATIENCE);
+    }
 }
 
 struct Logger {

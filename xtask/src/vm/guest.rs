@@ -232,6 +232,7 @@ impl Guest {
     pub fn reboot(&mut self, restart: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
         let before = self.shell(BOOT_ID)?;
+        self.machine.forget_events()?;
         restart(self)?;
         self.machine.wait_for_event("RESET", BOOT_PATIENCE)?;
         self.connect_control()?;

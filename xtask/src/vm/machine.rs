@@ -159,6 +159,13 @@ impl Machine {
         }
     }
 
+    /// Forgets all events so far, so that the next one waited for is a new one.
+    pub fn forget_events(&mut self) -> Result<()> {
+        self.events.clear();
+        while self.monitor.line_within(Duration::from_millis(50))?.is_some() {}
+        Ok(())
+    }
+
     /// Waits for an event of the monitor; other events until then are forgotten.
     pub fn wait_for_event(&mut self, name: &str, limit: Duration) -> Result<Value> {
         self.wait_for_event_of(name, &json!({}), limit)

@@ -185,7 +185,7 @@ fn parse(arguments: &[String]) -> Result<Options> {
 /// A host that cannot run a guest skips its cases; any other error stays one.
 fn skip_all<P>(chosen: &[&Case<P>], error: anyhow::Error, report: &mut Report) -> Result<()> {
     let Skipped(reason) = error.downcast::<Skipped>()?;
-    println!("{}: {} cases in a virtual machine: {reason}", style::warning("skipped"), chosen.len());
+    println!("{}: cases in a virtual machine ({}): {reason}", style::warning("skipped"), chosen.len());
     report.skipped.extend(chosen.iter().map(|case| (case.name.into(), reason.clone())));
     Ok(())
 }

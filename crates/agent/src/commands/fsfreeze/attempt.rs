@@ -68,9 +68,11 @@ impl<'a> Attempt<'a> {
         if !planned.is_empty() {
             // Whoever comes after an agent that is killed meanwhile calls them for the thaw.
             self.write_marker(&[], planned);
-            let (ran, told) = settings.hooks.freeze(self.root, &|| watch().is_err());
-            self.hold.ran = ran;
-            told?;
+        }
+        let (ran, told) = settings.hooks.freeze(self.root, &|| watch().is_err());
+        self.hold.ran = ran;
+        told?;
+        if !self.hold.ran.paths().is_empty() {
             // They have written out what they had in memory.
             opening::write_out(&opened, 1, &watch)?;
         }

@@ -387,6 +387,8 @@ fn states() {
     cases.case("a marker of a freeze is told at start with its file", |stage| {
         stage.write("qga.state.isfrozen", "")?;
         let serving = stage.serve("")?;
+        // It is told by the time that the agent serves.
+        serving.connect()?.ask(PING)?;
         let marker = stage.expand("$dir/qga.state.isfrozen");
         expect(serving.said().contains(&marker), || serving.said())
     });

@@ -139,7 +139,16 @@ fn routes() {
     let mut tally = Tally::new("routes");
     let Some(machine) = Machine::start(&mut tally, &format!("{INTERFACES}{ROUTES}")) else { return tally.finish() };
     let kind = machine.agent.kind();
-    let listed = machine.list("guest-network-get-route");
+    // The kernel takes its time to see that a new interface is up; only then it has the way to its own address.
+    let is_up = |routes: &Vec<Value>| routes.iter().any(|route| route["destination"] == "fd00::1");
+    let mut listed = machine.list("guest-network-get-route");
+    for _ in 0..100 {
+        if listed.as_ref().is_ok_and(is_up) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        listed = machine.list("guest-network-get-route");
+    }
     let towards = |destination: &str| -> Result<Vec<Value>, Failure> {
         Ok(listed.clone()?.into_iter().filter(|route| route["destination"] == destination).collect())
     };

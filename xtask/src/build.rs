@@ -43,15 +43,33 @@ pub fn agent_binary() -> Result<PathBuf> {
     if !output.status.success() {
         bail!("the agent does not build: cargo ended with {}", output.status);
     }
-    executable(&String::from_utf8_lossy(&output.stdout)).context("cargo built no program called qemu-ga")
+    executable(&String::from_utf8_lossy(&output.stdout), "qemu-ga").context("cargo built no program called qemu-ga")
+}
+
+/// The command line `qga`: the one that `QGA_COMMAND_LINE` names, else built now, quickly rather than small.
+pub fn command_line_binary() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("QGA_COMMAND_LINE") {
+        let path = std::fs::canonicalize(&given)
+            .with_context(|| format!("cannot use the program that QGA_COMMAND_LINE names, {}", given.display()))?;
+        return Ok(path);
+    }
+    let output = cargo()
+        .args(["build", "--package", "qga-cli", "--bin", "qga", "--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo to build qga")?;
+    if !output.status.success() {
+        bail!("qga does not build: cargo ended with {}", output.status);
+    }
+    executable(&String::from_utf8_lossy(&output.stdout), "qga").context("cargo built no program called qga")
 }
 
 /// The path of the built program among cargo's messages, one JSON object a line.
-fn executable(messages: &str) -> Option<PathBuf> {
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "qemu-ga")
+        .filter(|message| message["target"]["name"] == name)
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .next_back()
 }
@@ -72,6 +90,6 @@ mod tests {
         let messages = r#"{"reason":"compiler-artifact","target":{"name":"qga_protocol"},"executable":null}
 {"reason":"compiler-artifact","target":{"name":"qemu-ga"},"executable":"/t/release/qemu-ga"}
 {"reason":"build-finished","success":true}"#;
-        assert_eq!(super::executable(messages), Some(PathBuf::from("/t/release/qemu-ga")));
+        assert_eq!(super::executable(messages, "qemu-ga"), Some(PathBuf::from("/t/release/qemu-ga")));
     }
 }

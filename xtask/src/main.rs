@@ -11,6 +11,7 @@ mod lease;
 mod original;
 mod packages;
 mod record;
+mod screens;
 mod stall;
 mod style;
 mod test;
@@ -47,6 +48,7 @@ const COMMANDS: &[Command] = &[
     ),
     ("stall", "[--save]", "measures and draws how long a freeze stops a program, under both agents", stall::main),
     ("build", "", "builds the agent as it is shipped, static, and prints where it is", build::main),
+    ("screens", "", "draws what the command line shows of a real guest, for the documents (needs tmux)", screens::main),
     ("docs-check", "", "checks that the links between the documents lead somewhere", test::check_links),
 ];
 

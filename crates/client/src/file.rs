@@ -21,6 +21,10 @@ pub const PIECE_BYTES: usize = 4 << 20;
 pub(crate) const READ: &str = file::Read::INFO.name;
 pub(crate) const WRITE: &str = file::Write::INFO.name;
 
+/// Writes under way at once. QEMU's agent loses requests that come over a virtio-serial port while it works on a long
+/// one: of two with 1 MiB each the second is never answered.
+const WRITES_IN_FLIGHT: usize = 1;
+
 /// The reply to a read, whose data is still text inside the received line.
 #[derive(Deserialize)]
 struct Piece<'a> {
@@ -155,18 +159,19 @@ impl<T: Transport> Agent<T> {
     /// the number of bytes. `act` names in an error what `give` was about.
     pub fn write_all_of(&mut self, handle: i64, act: &str, give: Give<'_>) -> Result<u64, Error> {
         let capacity = self.capacity();
+        let in_flight = capacity.requests_in_flight.min(WRITES_IN_FLIGHT);
         let mut piece = vec![0; capacity.write_bytes];
         let mut under_way: VecDeque<(Ticket, usize)> = VecDeque::new();
         let (mut copied, mut is_at_end, mut failed) = (0, false, None);
         loop {
-            while failed.is_none() && !is_at_end && under_way.len() < capacity.requests_in_flight {
+            while failed.is_none() && !is_at_end && under_way.len() < in_flight {
                 match give(&mut piece) {
                     Ok(0) => is_at_end = true,
                     Ok(size) => under_way.push_back((self.start_write(handle, &piece[..size])?, size)),
                     Err(source) => failed = Some(Error::Local { act: act.to_owned(), source }),
                 }
                 // One at a time where one is all that goes.
-                if capacity.requests_in_flight == 1 {
+                if in_flight == 1 {
                     break;
                 }
             }

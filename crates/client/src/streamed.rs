@@ -32,19 +32,20 @@ const DIRECTORIES: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/dev/shm"];
 /// process number.
 ///
 /// The feeding goes through a file that grows because an agent's write to a FIFO may be lost when it is full. The file
-/// gets its name when all is open, so the name can go at any time after that.
+/// gets its name when all is open, so the name can go at any time after that. What feeds is nobody's child: a program
+/// that waits for its children must not find one that it has not started.
 const SCRIPT: &str = r#"b=$1; i=$2; shift 2
 m=$(umask); umask 077; set -C
 command exec 3>"$b.out" || exit 73
 command exec 4>"$b.err" || exit 73
 if [ -n "$i" ]; then
 : >"$b.new" && mkfifo "$b.fifo" || exit 73
-{ exec 5<"$b.new" >"$b.fifo" 3>&- 4>&-
+( { exec 5<"$b.new" >"$b.fifo" 3>&- 4>&-
 mv -f "$b.new" "$b.in"
 while cat <&5 && kill -0 $$; do
 [ -e "$b.in" ] || { cat <&5; break; }
 sleep 0.05 || sleep 1
-done; } </dev/null 2>/dev/null &
+done; } </dev/null 2>/dev/null & )
 exec <"$b.fifo"; rm -f "$b.fifo"
 fi
 umask "$m"; set +C

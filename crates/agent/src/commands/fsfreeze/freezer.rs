@@ -338,8 +338,7 @@ impl Freezer {
             }
         }
         let thawed = holding::thaw(std::mem::take(&mut hold.frozen), hold.is_unknown);
-        let early =
-            why_early.filter(|_| thawed.count > 0 || hold.is_unknown).map(|why| early_text(hold.frozen_at, why));
+        let early = why_early.filter(|_| thawed.count > 0).map(|why| early_text(hold.frozen_at, why));
         if let Some((opened, cause)) = thawed.failed.first() {
             let text = format!(
                 "failed to thaw {}: {cause} ({} file systems were thawed, {} were not and are tried again)",

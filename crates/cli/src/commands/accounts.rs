@@ -1,0 +1,201 @@
+//! `qga users`, `qga passwd`, `qga ssh-key`.
+
+mod secret;
+
+use std::io::Read;
+
+use qga_protocol::accounts::{AddAuthorizedKeys, GetAuthorizedKeys, RemoveAuthorizedKeys, SetUserPassword};
+use qga_protocol::base64::Base64Text;
+use qga_protocol::identity::{GetUsers, User};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::arguments::{General, Password, SshKey};
+use crate::exit_code::Code;
+use crate::failure::{Failure, Result};
+use crate::fleet;
+use crate::output::table::{Cell, Table};
+use crate::output::text::printable;
+use crate::output::{FAINT, Page, Show, units};
+use crate::target::Selection;
+use crate::visit::Visit;
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Users(Vec<User>);
+
+impl Show for Users {
+    fn show(&self, page: &mut Page) -> Result<()> {
+        if self.0.is_empty() {
+            page.note("nobody is logged in");
+            return Ok(());
+        }
+        let mut table = Table::new(&["user", "since", "domain"]);
+        for user in &self.0 {
+            table.row(vec![
+                Cell::text(&user.user),
+                Cell::both(units::moment(user.login_time as i64, 0), user.login_time.to_string()).in_style(FAINT),
+                Cell::text(user.domain.as_deref().unwrap_or_default()),
+            ]);
+        }
+        table.show(page)
+    }
+}
+
+pub fn users(visit: &mut Visit<'_>) -> Result<()> {
+    let users = visit.connect()?.call(&GetUsers {})?;
+    visit.page.report(&Users(users))
+}
+
+pub fn set_password(options: &Password, selection: &Selection, general: &General) -> Result<()> {
+    let password = if options.stdin { secret::from_standard_input()? } else { secret::from_terminal(&options.user)? };
+    fleet::visit(selection, general, &|visit| {
+        let password = Base64Text::encode(password.as_bytes());
+        let command = SetUserPassword { username: options.user.clone(), password, crypted: options.crypted };
+        visit.connect()?.call(&command)?;
+        done(visit, &format!("the password of {} is set", printable(&options.user)))
+    })
+}
+
+fn done(visit: &mut Visit<'_>, text: &str) -> Result<()> {
+    if visit.page.is_json() {
+        return visit.page.json(&json!({ "done": true }));
+    }
+    visit.page.note(text);
+    Ok(())
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Keys(Vec<String>);
+
+impl Show for Keys {
+    fn show(&self, page: &mut Page) -> Result<()> {
+        self.0.iter().try_for_each(|key| page.line(printable(key)))
+    }
+}
+
+pub fn keys(options: &SshKey, selection: &Selection, general: &General) -> Result<()> {
+    match options {
+        SshKey::Ls { user } => fleet::visit(selection, general, &|visit| {
+            let keys = visit.connect()?.call(&GetAuthorizedKeys { username: user.clone() })?;
+            visit.page.report(&Keys(keys.keys))
+        }),
+        SshKey::Add { user, keys, reset } => {
+            let keys = read_keys(keys)?;
+            if let Some(wrong) = keys.iter().find(|key| !is_key(key)) {
+                return Err(no_key(wrong));
+            }
+            fleet::visit(selection, general, &|visit| {
+                let reset = reset.then_some(true);
+                let command = AddAuthorizedKeys { username: user.clone(), keys: keys.clone(), reset };
+                visit.connect()?.call(&command)?;
+                done(visit, &format!("{} keys of {} are there", keys.len(), printable(user)))
+            })
+        }
+        SshKey::Rm { user, keys } => {
+            let wanted = read_keys(keys)?;
+            fleet::visit(selection, general, &|visit| remove_keys(user, &wanted, visit))
+        }
+    }
+}
+
+fn remove_keys(user: &str, wanted: &[String], visit: &mut Visit<'_>) -> Result<()> {
+    let mut agent = visit.connect()?;
+    let mut keys = Vec::new();
+    let parts: Vec<&String> = wanted.iter().filter(|key| !is_key(key)).collect();
+    keys.extend(wanted.iter().filter(|key| is_key(key)).cloned());
+    if !parts.is_empty() {
+        let there = agent.call(&GetAuthorizedKeys { username: user.to_owned() })?.keys;
+        for part in parts {
+            keys.push(the_one(part, &there)?.clone());
+        }
+    }
+    let count = keys.len();
+    agent.call(&RemoveAuthorizedKeys { username: user.to_owned(), keys })?;
+    done(visit, &format!("{count} keys of {} are gone", printable(user)))
+}
+
+/// The only key that has a part.
+fn the_one<'a>(part: &str, keys: &'a [String]) -> Result<&'a String> {
+    let mut with = keys.iter().filter(|key| key.contains(part));
+    match (with.next(), with.count()) {
+        (Some(key), 0) => Ok(key),
+        (None, _) => Err(Failure::told(
+            Code::NoSuchThing,
+            format!("no key has {part:?} in it"),
+            "'qga ssh-key ls USER' lists them.",
+        )),
+        (Some(_), more) => Err(Failure::usage(format!("{} keys have {part:?} in them", more + 1))),
+    }
+}
+
+/// The keys themselves; a file's or standard input's lines.
+fn read_keys(named: &[String]) -> Result<Vec<String>> {
+    let mut keys = Vec::new();
+    for name in named {
+        let text = if name == "-" {
+            let mut text = String::new();
+            std::io::stdin()
+                .lock()
+                .read_to_string(&mut text)
+                .map_err(|error| Failure::host("read standard input", &error))?;
+            text
+        } else if !is_key(name) && std::path::Path::new(name).is_file() {
+            std::fs::read_to_string(name).map_err(|error| Failure::host(&format!("read {name}"), &error))?
+        } else {
+            name.clone()
+        };
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        keys.extend(lines.map(str::to_owned));
+    }
+    if let Some(private) = keys.iter().find(|key| key.contains("PRIVATE KEY")) {
+        let _ = private;
+        return Err(Failure::told(
+            Code::Usage,
+            "this is a private key",
+            "The file with .pub at its end is the public one.",
+        ));
+    }
+    if keys.is_empty() {
+        return Err(Failure::usage("there is no key in what was named"));
+    }
+    Ok(keys)
+}
+
+/// Whether it looks like a line of `authorized_keys`: a kind and base64, options perhaps in front.
+fn is_key(text: &str) -> bool {
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    words.windows(2).any(|pair| {
+        let is_kind = ["ssh-", "ecdsa-", "sk-"].iter().any(|start| pair[0].starts_with(start));
+        is_kind && pair[1].starts_with("AAAA")
+    })
+}
+
+fn no_key(text: &str) -> Failure {
+    const SHOWN: usize = 40;
+    let start: String = printable(text).chars().take(SHOWN).collect();
+    Failure::told(Code::Usage, format!("{start:?} is no public key"), "Name a file such as ~/.ssh/id_ed25519.pub.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_known_when_it_is_seen() {
+        assert!(is_key("ssh-ed25519 AAAAC3Nz me@here"));
+        assert!(is_key("command=\"ls\" ecdsa-sha2-nistp256 AAAAE2Vj"));
+        for other in ["me@here", "/root/.ssh/id.pub", "ssh-ed25519", "-----BEGIN OPENSSH PRIVATE KEY-----"] {
+            assert!(!is_key(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_part_must_be_of_one_key() {
+        let keys = ["ssh-rsa AAAA1 a@x".to_owned(), "ssh-rsa AAAA2 b@x".to_owned()];
+        assert_eq!(the_one("b@x", &keys).unwrap(), &keys[1]);
+        assert_eq!(the_one("c@x", &keys).unwrap_err().exit_code(), 66);
+        assert_eq!(the_one("@x", &keys).unwrap_err().exit_code(), 64);
+    }
+}

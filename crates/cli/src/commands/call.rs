@@ -1,0 +1,297 @@
+//! `qga call`: every command of the protocol, its arguments as options. Names, types and help come from the protocol's
+//! own list.
+
+use std::io::Read;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Subcommand};
+use qga_protocol::command::{Argument, Info, Type};
+use serde_json::{Map, Value};
+
+use crate::exit_code::Code;
+use crate::failure::{Failure, Result};
+use crate::visit::Visit;
+
+/// How long an error of a command whose success is not answered is waited for.
+pub const UNANSWERED_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The argument that is a secret wherever it stands.
+const SECRET: &str = "password";
+
+/// A command with its arguments as they were written.
+#[derive(Debug, Clone)]
+pub struct Call {
+    info: &'static Info,
+    values: Vec<(&'static Argument, Vec<String>)>,
+}
+
+impl FromArgMatches for Call {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
+        let (name, matches) = matches.subcommand().ok_or_else(missing)?;
+        let info = qga_protocol::commands().find(|info| info.name == name).ok_or_else(missing)?;
+        let values = info.arguments.iter().filter_map(|argument| {
+            let values = matches.get_many::<String>(argument.field)?;
+            Some((argument, values.cloned().collect()))
+        });
+        Ok(Self { info, values: values.collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Subcommand for Call {
+    fn augment_subcommands(command: Command) -> Command {
+        let command = command
+            .subcommand_required(true)
+            .subcommand_help_heading("Commands of the protocol")
+            .subcommand_value_name("NAME");
+        command.subcommands(qga_protocol::commands().map(subcommand))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        qga_protocol::commands().any(|info| info.name == name)
+    }
+}
+
+fn subcommand(info: &'static Info) -> Command {
+    let long = format!("{}\n\nIn agents since {}. Returns {}.", paragraphs(info.doc), info.since, info.reply);
+    Command::new(info.name).about(first_sentence(info.doc)).long_about(long).args(info.arguments.iter().map(option))
+}
+
+fn option(argument: &'static Argument) -> Arg {
+    let (type_, is_optional) = match argument.type_ {
+        Type::Optional(inner) => (*inner, true),
+        type_ => (type_, false),
+    };
+    let name = argument.name().into_owned();
+    let mut help = paragraphs(argument.doc);
+    match type_ {
+        _ if name == SECRET => {
+            help.push_str("\n\nA secret: only as @FILE, or @- for standard input. It is encoded here.");
+        }
+        Type::Base64 => {
+            help.push_str("\n\nBase64 as it is, or @FILE (@- for standard input) whose content is encoded here.");
+        }
+        Type::List(_) => help.push_str("\n\nOnce for each element, or all as a JSON array."),
+        Type::Named(_) => help.push_str("\n\nA word, or JSON."),
+        _ => {}
+    }
+    let arg = Arg::new(argument.field)
+        .long(name)
+        .value_name(type_.to_string())
+        .required(!is_optional)
+        .allow_hyphen_values(true)
+        .help(first_sentence(argument.doc))
+        .long_help(help);
+    if matches!(type_, Type::List(_)) { arg.action(ArgAction::Append) } else { arg }
+}
+
+impl Call {
+    /// What a person is asked before it is done.
+    pub fn question(&self) -> Option<String> {
+        let rules = self.info.rules;
+        (rules.exclusive || !rules.success_response).then(|| format!("call {} on", self.info.name))
+    }
+
+    pub fn run(&self, visit: &mut Visit<'_>) -> Result<()> {
+        let arguments = self.arguments()?;
+        let mut agent = visit.connect()?;
+        if !self.info.rules.success_response {
+            let patience = UNANSWERED_PATIENCE.min(visit.general.timeout);
+            agent.call_unanswered(self.info.name, arguments, patience)?;
+            return if visit.page.is_json() { visit.page.json(&Value::Null) } else { Ok(()) };
+        }
+        let reply = agent.call_raw(self.info.name, arguments)?;
+        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.line(format!("{reply:#}")) }
+    }
+
+    fn arguments(&self) -> Result<Value> {
+        if self.values.is_empty() {
+            return Ok(Value::Null);
+        }
+        let mut arguments = Map::new();
+        for (argument, values) in &self.values {
+            let name = argument.name();
+            let value = value(argument.type_, values, name == SECRET)
+                .map_err(|problem| Failure::usage(format!("--{name}: {problem}")))?;
+            arguments.insert(name.into_owned(), value);
+        }
+        Ok(Value::Object(arguments))
+    }
+}
+
+fn value(type_: Type, values: &[String], is_secret: bool) -> std::result::Result<Value, String> {
+    let text = values.last().map_or("", String::as_str);
+    if is_secret && !text.starts_with('@') {
+        return Err(
+            "a secret is not written on the command line, where others can read it; write @FILE or @-".to_owned()
+        );
+    }
+    match type_ {
+        Type::Optional(inner) => value(*inner, values, is_secret),
+        Type::Integer => text.parse::<i64>().map(Value::from).map_err(|_| format!("{text:?} is no whole number")),
+        Type::Unsigned => text.parse::<u64>().map(Value::from).map_err(|_| format!("{text:?} is no number from 0 up")),
+        Type::Number => text.parse::<f64>().map(Value::from).map_err(|_| format!("{text:?} is no number")),
+        Type::Boolean => {
+            text.parse::<bool>().map(Value::from).map_err(|_| format!("{text:?} is neither true nor false"))
+        }
+        Type::Base64 => match text.strip_prefix('@') {
+            Some(path) => content(path, is_secret).map(|bytes| base64_simd::STANDARD.encode_to_string(bytes).into()),
+            None => Ok(text.into()),
+        },
+        Type::List(_) if values.len() == 1 && text.trim_start().starts_with('[') => {
+            serde_json::from_str(text).map_err(|error| format!("this is no JSON array: {error}"))
+        }
+        Type::List(element) => values
+            .iter()
+            .map(|text| value(*element, std::slice::from_ref(text), false))
+            .collect::<std::result::Result<_, _>>()
+            .map(Value::Array),
+        Type::Named(_) => Ok(serde_json::from_str(text).unwrap_or_else(|_| text.into())),
+        Type::Text | Type::Nothing => Ok(text.into()),
+    }
+}
+
+/// A file's content, without its last line end if it is a secret: editors and `echo` add one.
+fn content(path: &str, is_secret: bool) -> std::result::Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = if path == "-" {
+        std::io::stdin().lock().read_to_end(&mut bytes).map(|_| ())
+    } else {
+        std::fs::read(path).map(|read| bytes = read)
+    };
+    read.map_err(|error| format!("cannot read {path}: {error}"))?;
+    if is_secret && bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+fn paragraphs(doc: &[&str]) -> String {
+    let mut text = String::new();
+    for line in doc.iter().map(|line| line.trim()) {
+        if line.is_empty() {
+            text.push_str("\n\n");
+        } else {
+            if !text.is_empty() && !text.ends_with('\n') {
+                text.push(' ');
+            }
+            text.push_str(line);
+        }
+    }
+    text
+}
+
+fn first_sentence(doc: &[&str]) -> String {
+    let text = paragraphs(doc);
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let end = first.find(". ").unwrap_or(first.len());
+    first[..end].trim_end_matches('.').to_owned()
+}
+
+/// `qga raw`: a message as it is, and the reply as it is.
+pub fn raw(message: Option<&str>, visit: &mut Visit<'_>) -> Result<()> {
+    let mut agent = visit.connect()?;
+    let mut send = |message: &str| -> Result<()> {
+        let (command, arguments) = parse_message(message)?;
+        let reply = match agent.call_raw(&command, arguments) {
+            Ok(value) => serde_json::json!({ "return": value }),
+            Err(error) => match error.agent() {
+                Some(said) => serde_json::json!({ "error": { "class": said.class, "desc": said.desc } }),
+                None => return Err(error.into()),
+            },
+        };
+        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.line(reply.to_string()) }
+    };
+    if let Some(message) = message {
+        return send(message);
+    }
+    for line in std::io::stdin().lines() {
+        let line = line.map_err(|error| Failure::host("read standard input", &error))?;
+        if !line.trim().is_empty() {
+            send(&line)?;
+        }
+    }
+    Ok(())
+}
+
+fn parse_message(message: &str) -> Result<(String, Value)> {
+    let wrong =
+        |problem: String| Failure::told(Code::Usage, problem, "Write for example '{\"execute\": \"guest-ping\"}'.");
+    let message: Value =
+        serde_json::from_str(message).map_err(|error| wrong(format!("the message is no JSON: {error}")))?;
+    let command = message["execute"].as_str().ok_or_else(|| wrong("the message has no \"execute\"".to_owned()))?;
+    Ok((command.to_owned(), message["arguments"].clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> std::result::Result<Call, clap::Error> {
+        let command = Call::augment_subcommands(Command::new("call").no_binary_name(true));
+        command.try_get_matches_from(arguments).and_then(|matches| Call::from_arg_matches(&matches))
+    }
+
+    fn check(arguments: &[&str], expected: &Value) {
+        assert_eq!(parsed(arguments).unwrap().arguments().unwrap(), *expected, "{arguments:?}");
+    }
+
+    #[test]
+    fn options_become_arguments_of_the_right_type() {
+        check(&["guest-ping"], &Value::Null);
+        check(&["guest-sync", "--id", "-7"], &json!({ "id": -7 }));
+        check(&["guest-file-open", "--path", "-", "--mode", "r"], &json!({ "path": "-", "mode": "r" }));
+        check(
+            &["guest-exec", "--path", "ls", "--arg", "-l", "--arg", "/", "--capture-output", "true"],
+            &json!({ "path": "ls", "arg": ["-l", "/"], "capture-output": true }),
+        );
+        check(
+            &["guest-file-seek", "--handle", "1", "--offset", "0", "--whence", "end"],
+            &json!({ "handle": 1, "offset": 0, "whence": "end" }),
+        );
+        check(
+            &["guest-set-vcpus", "--vcpus", "[{\"logical-id\": 1, \"online\": false}]"],
+            &json!({ "vcpus": [{ "logical-id": 1, "online": false }] }),
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_before_anything_is_sent() {
+        assert!(parsed(&["guest-sync"]).is_err());
+        assert!(parsed(&["guest-nothing"]).is_err());
+        let failure = parsed(&["guest-sync", "--id", "x"]).unwrap().arguments().unwrap_err();
+        assert_eq!(failure.text().unwrap(), "--id: \"x\" is no whole number");
+    }
+
+    #[test]
+    fn a_password_is_not_taken_from_the_command_line() {
+        let call = |password: &str| {
+            parsed(&["guest-set-user-password", "--username", "u", "--password", password, "--crypted", "false"])
+                .unwrap()
+        };
+        let failure = call("c2VjcmV0").arguments().unwrap_err();
+        assert!(failure.text().unwrap().contains("a secret is not written"), "{failure:?}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "secret\n").unwrap();
+        let arguments = call(&format!("@{}", file.path().display())).arguments().unwrap();
+        assert_eq!(arguments["password"], "c2VjcmV0");
+    }
+
+    #[test]
+    fn every_command_has_its_help() {
+        for info in qga_protocol::commands() {
+            assert!(!first_sentence(info.doc).is_empty(), "{}", info.name);
+        }
+    }
+}

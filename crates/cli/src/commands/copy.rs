@@ -1,0 +1,273 @@
+//! `qga cp`: files and directories between host and guest.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use qga_client::{AnyAgent, CopyOptions, FileKind, TreeReport};
+use serde::Serialize;
+
+use crate::arguments::Copy;
+use crate::exit_code::Code;
+use crate::failure::{Failure, Result};
+use crate::interrupts::Interrupts;
+use crate::output::text::printable;
+use crate::output::{Page, Show, units};
+use crate::progress::Progress;
+use crate::target::{Selection, short_names};
+use crate::visit::Visit;
+
+/// What is copied, the same for every target.
+pub struct Job {
+    sources: Sources,
+    options: CopyOptions,
+    /// A name for each target, for the directories that their files go to; empty for a single target.
+    names: Vec<(String, String)>,
+}
+
+enum Sources {
+    ToGuest { host: Vec<PathBuf>, guest: String },
+    FromGuest { guest: Vec<String>, host: PathBuf },
+}
+
+/// What was copied.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Report {
+    files: u64,
+    directories: u64,
+    links: u64,
+    bytes: u64,
+    /// Bytes that an earlier try had copied.
+    resumed_bytes: u64,
+    seconds: f64,
+    /// Of a single file, where checksums were compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    skipped: Vec<Skipped>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Skipped {
+    path: String,
+    why: String,
+}
+
+impl Show for Report {
+    fn show(&self, page: &mut Page) -> Result<()> {
+        for skipped in &self.skipped {
+            page.note(format!("left out {}: {}", printable(&skipped.path), skipped.why));
+        }
+        let files = if self.files == 1 { "1 file".to_owned() } else { format!("{} files", self.files) };
+        let rate = (self.bytes - self.resumed_bytes.min(self.bytes)) as f64 / self.seconds.max(0.001);
+        let mut text = format!("{files}, {} in {:.1} s", units::bytes(self.bytes), self.seconds);
+        if self.seconds >= 0.1 {
+            text.push_str(&format!(" ({}/s)", units::bytes(rate as u64)));
+        }
+        if self.resumed_bytes > 0 {
+            text.push_str(&format!(", {} of it by an earlier try", units::bytes(self.resumed_bytes)));
+        }
+        if let Some(sum) = &self.sha256 {
+            text.push_str(&format!(", SHA-256 {sum}"));
+        }
+        // Silent in scripts, as cp is.
+        if page.is_for_people() || !page.is_alone() { page.line(text) } else { Ok(()) }
+    }
+}
+
+impl Job {
+    pub fn new(options: &Copy, selection: &Selection) -> Result<Self> {
+        let (last, sources) = options.paths.split_last().ok_or_else(|| Failure::usage("nothing to copy"))?;
+        let guest_sources: Vec<String> = sources.iter().filter_map(|path| guest_path(path)).collect();
+        let sources = match guest_path(last) {
+            Some(_) if !guest_sources.is_empty() => {
+                return Err(Failure::usage("both sides are in the guest: copy there with exec -- cp"));
+            }
+            Some(guest) => Sources::ToGuest { host: sources.iter().map(PathBuf::from).collect(), guest },
+            None if guest_sources.len() == sources.len() => {
+                Sources::FromGuest { guest: guest_sources, host: PathBuf::from(last) }
+            }
+            None => {
+                return Err(Failure::told(
+                    Code::Usage,
+                    "no side is in the guest",
+                    "A path in the guest has a colon in front: qga cp notes.txt :/root/",
+                ));
+            }
+        };
+        let copy_options =
+            CopyOptions { resume: options.resume, verify: options.checksum, keep_mode: !options.no_mode };
+        let names = if selection.is_open {
+            let targets = selection.targets.iter().map(ToString::to_string);
+            targets.zip(short_names(&selection.targets)).collect()
+        } else {
+            Vec::new()
+        };
+        Ok(Self { sources, options: copy_options, names })
+    }
+
+    pub fn run(&self, visit: &mut Visit<'_>) -> Result<()> {
+        let started = std::time::Instant::now();
+        let mut agent = visit.connect()?;
+        let progress = Progress::new(visit.page.is_alone() && !visit.page.is_json());
+        // Not before: who waits for a connection may be ended by the first signal.
+        let interrupts = Interrupts::watch()?;
+        let mut copying = Copying { job: self, agent: &mut agent, interrupts, progress, report: Report::default() };
+        match &self.sources {
+            Sources::ToGuest { host, guest } => copying.upload(host, guest)?,
+            Sources::FromGuest { guest, host } => {
+                let host = self.place_of(visit, host)?;
+                copying.download(guest, &host)?;
+            }
+        }
+        let Copying { progress, mut report, .. } = copying;
+        progress.finish();
+        report.seconds = started.elapsed().as_secs_f64();
+        visit.page.report(&report)
+    }
+
+    /// Files of several guests go to a directory each.
+    fn place_of(&self, visit: &Visit<'_>, host: &Path) -> Result<PathBuf> {
+        let target = visit.target.to_string();
+        let Some((_, name)) = self.names.iter().find(|(of, _)| *of == target) else { return Ok(host.to_owned()) };
+        let place = host.join(name.replace('/', "_"));
+        std::fs::create_dir_all(&place)
+            .map_err(|error| Failure::host(&format!("make the directory {}", place.display()), &error))?;
+        Ok(place)
+    }
+}
+
+struct Copying<'a> {
+    job: &'a Job,
+    agent: &'a mut AnyAgent,
+    interrupts: Interrupts,
+    progress: Progress,
+    report: Report,
+}
+
+impl Copying<'_> {
+    fn upload(&mut self, sources: &[PathBuf], guest: &str) -> Result<()> {
+        let is_directory = self.is_directory(guest);
+        if sources.len() > 1 && !is_directory {
+            return Err(Failure::usage(format!(
+                "{guest} is no directory of the guest, and there is more to copy than one thing"
+            )));
+        }
+        for source in sources {
+            let place = match source.file_name() {
+                Some(name) if is_directory => {
+                    let name = name.to_str().ok_or_else(|| no_text(source))?;
+                    format!("{}/{name}", guest.trim_end_matches('/'))
+                }
+                _ => guest.to_owned(),
+            };
+            let (interrupts, progress) = (&self.interrupts, &mut self.progress);
+            let mut hear = |heard: qga_client::Progress<'_>| hear(interrupts, progress, heard);
+            if source.is_dir() {
+                let tree = self.agent.upload_tree(source, &place, self.job.options, &mut hear)?;
+                self.report.add_tree(tree);
+            } else {
+                let copied = self.agent.upload(source, &place, self.job.options, &mut hear)?;
+                self.report.add_file(copied);
+            }
+        }
+        Ok(())
+    }
+
+    fn download(&mut self, sources: &[String], host: &Path) -> Result<()> {
+        let is_directory = host.is_dir() || ends_with_slash(host);
+        if sources.len() > 1 && !host.is_dir() {
+            return Err(Failure::usage(format!(
+                "{} is no directory, and there is more to copy than one thing",
+                host.display()
+            )));
+        }
+        for source in sources {
+            let trimmed = source.trim_end_matches('/');
+            let name = trimmed.rsplit(['/', '\\']).next().filter(|name| !name.is_empty() && *name != "..");
+            let place = match name {
+                Some(name) if is_directory => host.join(name),
+                _ => host.to_owned(),
+            };
+            let is_tree = self.is_directory(source);
+            let (interrupts, progress) = (&self.interrupts, &mut self.progress);
+            let mut hear = |heard: qga_client::Progress<'_>| hear(interrupts, progress, heard);
+            if is_tree {
+                let tree = self.agent.download_tree(source, &place, self.job.options, &mut hear)?;
+                self.report.add_tree(tree);
+            } else {
+                let copied = self.agent.download(source, &place, self.job.options, &mut hear)?;
+                self.report.add_file(copied);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a path is a directory of the guest; one that cannot be looked at is not, and the copy says why.
+    fn is_directory(&mut self, path: &str) -> bool {
+        path.ends_with('/') || self.agent.stat_file(path, true).is_ok_and(|file| file.kind == FileKind::Directory)
+    }
+}
+
+impl Report {
+    fn add_tree(&mut self, tree: TreeReport) {
+        self.files += tree.files;
+        self.directories += tree.directories;
+        self.links += tree.links;
+        self.bytes += tree.bytes;
+        let skipped = tree.skipped.into_iter();
+        self.skipped.extend(skipped.map(|(path, why)| Skipped { path: path.to_string_lossy().into_owned(), why }));
+    }
+
+    fn add_file(&mut self, copied: qga_client::Copied) {
+        self.files += 1;
+        self.bytes += copied.bytes;
+        self.resumed_bytes += copied.resumed_at;
+        self.sha256 = copied.sha256.filter(|_| self.files == 1);
+    }
+}
+
+fn hear(interrupts: &Interrupts, progress: &mut Progress, heard: qga_client::Progress<'_>) -> ControlFlow<()> {
+    progress.file(heard.path, heard.copied_bytes, heard.total_bytes);
+    if interrupts.count() > 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// The path in the guest, if it is marked as one.
+fn guest_path(path: &str) -> Option<String> {
+    path.strip_prefix(':').filter(|path| !path.is_empty()).map(str::to_owned)
+}
+
+fn ends_with_slash(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+fn no_text(path: &Path) -> Failure {
+    Failure::usage(format!("{} is not UTF-8, and the protocol carries text only", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(paths: &[&str]) -> Result<Job> {
+        let options = Copy {
+            resume: false,
+            checksum: false,
+            no_mode: false,
+            recursive: false,
+            paths: paths.iter().map(ToString::to_string).collect(),
+        };
+        Job::new(&options, &Selection { targets: Vec::new(), is_open: false })
+    }
+
+    #[test]
+    fn the_colon_says_which_side_is_the_guest() {
+        assert!(
+            matches!(job(&["a", "b", ":/tmp/"]).unwrap().sources, Sources::ToGuest { host, guest } if host.len() == 2 && guest == "/tmp/")
+        );
+        assert!(matches!(job(&[":/a", "b"]).unwrap().sources, Sources::FromGuest { guest, .. } if guest == ["/a"]));
+        for wrong in [&["a", "b"][..], &[":/a", ":/b"], &[":/a", "b", "c"]] {
+            assert_eq!(job(wrong).err().map(|failure| failure.exit_code()), Some(64), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! `qga freeze` and `qga thaw`. What is frozen for a command is thawed whatever happens to the command or to this
+//! process: another process, the watcher, thaws when this one is gone.
+
+mod watcher;
+
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use qga_client::protocol::fsfreeze::{Freeze as FreezeCommand, FreezeList, FreezeStatus, Status, Thaw};
+use qga_client::{Agent, Frozen, Target};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::arguments::{Freeze, General};
+use crate::exit_code::Code;
+use crate::failure::{Failure, Result};
+use crate::interrupts::Interrupts;
+use crate::output::{GOOD, Page, Show, WARNING, styled};
+use crate::target::{Selection, short_names};
+use crate::visit::Visit;
+
+use watcher::Watcher;
+pub use watcher::{WATCHER, watch};
+
+/// How long a command may take to end when it was asked to.
+const GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct State {
+    status: FreezeStatus,
+}
+
+impl Show for State {
+    fn show(&self, page: &mut Page) -> Result<()> {
+        page.line(match self.status {
+            FreezeStatus::Frozen => styled(WARNING, "frozen"),
+            FreezeStatus::Thawed => styled(GOOD, "thawed"),
+        })
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Count {
+    #[serde(skip)]
+    what: &'static str,
+    file_systems: i64,
+    #[serde(skip)]
+    advice: Option<String>,
+}
+
+impl Show for Count {
+    fn show(&self, page: &mut Page) -> Result<()> {
+        let unit = if self.file_systems == 1 { "file system" } else { "file systems" };
+        page.line(format!("{} {unit} {}", self.file_systems, self.what))?;
+        if let Some(advice) = &self.advice {
+            page.note(advice);
+        }
+        Ok(())
+    }
+}
+
+/// Freezes and leaves it so, or tells whether it is.
+pub fn freeze(options: &Freeze, visit: &mut Visit<'_>) -> Result<()> {
+    let mut agent = visit.connect()?;
+    if options.status {
+        let status = agent.call(&Status {})?;
+        return visit.page.report(&State { status });
+    }
+    let file_systems = if options.mount.is_empty() {
+        agent.call(&FreezeCommand {})?
+    } else {
+        agent.call(&FreezeList { mountpoints: Some(options.mount.clone()) })?
+    };
+    let advice = Some(format!("Programs that write wait until: qga -t {} thaw", visit.target));
+    visit.page.report(&Count { what: "frozen", file_systems, advice })
+}
+
+pub fn thaw(visit: &mut Visit<'_>) -> Result<()> {
+    let mut agent = visit.connect()?;
+    let file_systems = agent.call(&Thaw {})?;
+    visit.page.report(&Count { what: "thawed", file_systems, advice: None })
+}
+
+/// Freezes all targets, runs a command of this host, thaws.
+pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result<()> {
+    let interrupts = Interrupts::watch()?;
+    let names = short_names(&selection.targets);
+    for target in &selection.targets {
+        // Whoever froze it counts on it; the watcher must not thaw it either.
+        if Agent::connect(target, general.timeouts())?.call(&Status {})? == FreezeStatus::Frozen {
+            return Err(Failure::told(
+                Code::Refused,
+                format!("the file systems of {target} are frozen already"),
+                format!("Whoever froze them should thaw them; if nobody does: qga -t {target} thaw"),
+            ));
+        }
+    }
+    let watcher = Watcher::start(&selection.targets, general)?;
+    watcher.arm()?;
+    let started = Instant::now();
+    let mut frozen = match freeze_all(options, &selection.targets, general) {
+        Ok(frozen) => frozen,
+        Err(failure) => {
+            // What had been frozen of them has been thawed; the watcher has the doubtful cases.
+            if selection.targets.iter().all(|target| is_thawed(target, general)) {
+                watcher.dismiss();
+            }
+            return Err(failure);
+        }
+    };
+    let file_systems: u64 = frozen.iter().map(Frozen::count).sum();
+    note(general, &format!("{file_systems} file systems of {} frozen", names.join(", ")));
+
+    let ended = run_command(&options.run, options.time_limit, general.json, &interrupts);
+    let held =
+        frozen.iter_mut().zip(&selection.targets).map(|(frozen, target)| holds(frozen, target)).collect::<Vec<_>>();
+    let seconds = started.elapsed().as_secs_f64();
+    let thawed: Vec<_> = frozen.into_iter().map(Frozen::thaw).collect();
+    if thawed.iter().all(std::result::Result::is_ok) {
+        watcher.dismiss();
+        note(general, &format!("thawed after {seconds:.1} s"));
+    }
+    let ended = ended?;
+    for (thawed, target) in thawed.iter().zip(&selection.targets) {
+        if let Err(error) = thawed {
+            return Err(Failure::told(
+                Code::TryAgain,
+                format!("{target} may still be frozen: {error}"),
+                format!("A process in the background goes on trying for an hour; by hand: qga -t {target} thaw"),
+            ));
+        }
+    }
+    held.into_iter().collect::<Result<()>>()?;
+    if general.json {
+        let mut page = Page::new(names.join(","), None, true);
+        page.json(&json!({ "file-systems": file_systems, "seconds": seconds, "exit-code": ended }))?;
+    }
+    if ended == 0 { Ok(()) } else { Err(Failure::Silent(ended)) }
+}
+
+/// Freezes all at the same time; what was frozen is thawed if one fails.
+fn freeze_all(options: &Freeze, targets: &[Target], general: &General) -> Result<Vec<Frozen<'static>>> {
+    let mounts = (!options.mount.is_empty()).then_some(options.mount.as_slice());
+    let freeze_one = |target: &Target| Frozen::at(target, general.timeouts(), mounts);
+    let frozen: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = targets.iter().map(|target| scope.spawn(move || freeze_one(target))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    Ok(frozen.into_iter().collect::<std::result::Result<_, _>>()?)
+}
+
+fn is_thawed(target: &Target, general: &General) -> bool {
+    let status = Agent::connect(target, general.timeouts()).and_then(|mut agent| agent.call(&Status {}));
+    matches!(status, Ok(FreezeStatus::Thawed))
+}
+
+/// A guest may thaw by itself (Windows does after 10 seconds); then the snapshot is of no use.
+fn holds(frozen: &mut Frozen<'_>, target: &Target) -> Result<()> {
+    // The connection may have been lost meanwhile; the second question takes a new one.
+    match frozen.still_holds().or_else(|_| frozen.still_holds()) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::told(
+            Code::TryAgain,
+            format!("{target} thawed before the command had ended"),
+            "What the command has made of it is not consistent; make it anew, and faster.",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Runs the command to its end and returns its exit code, 128 and the number of the signal that ended it.
+fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts: &Interrupts) -> Result<u8> {
+    if interrupts.count() > 0 {
+        return Ok(Code::Stopped.number());
+    }
+    let mut command = match words {
+        [line] if line.contains(char::is_whitespace) => {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", line]);
+            shell
+        }
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            command
+        }
+        [] => return Err(Failure::usage("--run needs a command")),
+    };
+    if json {
+        command.stdout(Stdio::from(std::io::stderr()));
+    }
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+            let mut stderr = anstream::stderr();
+            let _ = std::io::Write::write_fmt(&mut stderr, format_args!("qga: cannot start {}: {error}\n", words[0]));
+            return Ok(code);
+        }
+    };
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    wait(&mut child, deadline, interrupts)
+}
+
+fn wait(child: &mut Child, deadline: Option<Instant>, interrupts: &Interrupts) -> Result<u8> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let mut ended_by: Option<(Code, Instant)> = None;
+    let mut heard = 0;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(ended_by.map_or_else(|| code_of(status), |(code, _)| code.number())),
+            Ok(None) => {}
+            Err(error) => return Err(Failure::host("wait for the command", &error)),
+        }
+        let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let is_stopped = interrupts.count() > heard;
+        heard = interrupts.count();
+        match ended_by {
+            None if is_late || is_stopped => {
+                ended_by = Some((if is_late { Code::TimeLimit } else { Code::Stopped }, Instant::now()));
+                if let Some(process) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                    // It may have ended just now.
+                    let _ = kill_process(process, Signal::TERM);
+                }
+            }
+            Some((_, since)) if is_stopped || since.elapsed() > GRACE => {
+                let _ = child.kill();
+            }
+            _ => {}
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn code_of(status: ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255);
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+fn note(general: &General, text: &str) {
+    if !general.json {
+        Page::new(String::new(), None, false).note(text);
+    }
+}

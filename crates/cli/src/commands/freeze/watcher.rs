@@ -1,0 +1,132 @@
+//! The process that thaws when the one that froze is gone: killed, crashed, its terminal closed.
+//!
+//! It waits for the end of its standard input, a pipe that only the other process holds. Two words come through it: that
+//! there is something to thaw, and that there is no longer. It touches no agent before it has to, since many ports
+//! serve one client only.
+
+use std::io::{BufRead, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use qga_client::protocol::fsfreeze::{FreezeStatus, Status, Thaw};
+use qga_client::{Agent, Error, Target, Timeouts};
+
+use crate::arguments::{General, WatchFreeze};
+use crate::failure::{Failure, Result};
+use crate::interrupts::Interrupts;
+use crate::target::Selection;
+
+/// The name of the command that the process runs.
+pub const WATCHER: &str = "thaw-when-input-ends";
+
+const ARMED: &str = "frozen\n";
+const DISMISSED: &str = "thawed\n";
+
+/// How long it tries to thaw.
+const PATIENCE: &str = "1h";
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The other process, seen from the one that freezes.
+pub struct Watcher {
+    child: Mutex<Child>,
+}
+
+impl Watcher {
+    pub fn start(targets: &[Target], general: &General) -> Result<Self> {
+        let failed = |error| Failure::host("start the process that thaws if this one is killed", &error);
+        let program = std::env::current_exe().map_err(failed)?;
+        let mut command = Command::new(program);
+        for target in targets {
+            command.arg("--target").arg(target.to_string());
+        }
+        let seconds = general.timeout.as_secs_f64().to_string();
+        let child = command
+            .args(["--timeout", &seconds, WATCHER, "--patience", PATIENCE])
+            // Ctrl-C goes to the group of the one that freezes.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(failed)?;
+        Ok(Self { child: Mutex::new(child) })
+    }
+
+    /// From now on there may be something to thaw.
+    pub fn arm(&self) -> Result<()> {
+        self.tell(ARMED).map_err(|error| Failure::host("tell the process that thaws if this one is killed", &error))
+    }
+
+    /// There is nothing to thaw any more.
+    pub fn dismiss(&self) {
+        // If it is gone it needs no word.
+        let _ = self.tell(DISMISSED);
+        let Ok(mut child) = self.child.lock() else { return };
+        drop(child.stdin.take());
+        let _ = child.wait();
+    }
+
+    fn tell(&self, word: &str) -> std::io::Result<()> {
+        let gone = || std::io::Error::other("it is gone");
+        let mut child = self.child.lock().map_err(|_| gone())?;
+        child.stdin.as_mut().ok_or_else(gone)?.write_all(word.as_bytes())
+    }
+}
+
+/// The other process itself.
+pub fn watch(options: &WatchFreeze, selection: &Selection, general: &General) -> Result<()> {
+    // What ends the one that freezes must not end this one as well.
+    Interrupts::ignore()?;
+    let mut is_armed = false;
+    // An input that cannot be read has ended.
+    for word in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
+        is_armed = match word.as_str() {
+            word if word == ARMED.trim_end() => true,
+            word if word == DISMISSED.trim_end() => return Ok(()),
+            _ => is_armed,
+        };
+    }
+    if !is_armed {
+        return Ok(());
+    }
+    let thaw = |target: &Target| thaw(target, general.timeouts(), options.patience);
+    let thawed: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = selection.targets.iter().map(|target| scope.spawn(move || thaw(target))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    Ok(thawed.into_iter().collect::<std::result::Result<(), Error>>()?)
+}
+
+/// Tries until the agent says that nothing is frozen.
+fn thaw(target: &Target, timeouts: Timeouts, patience: Duration) -> std::result::Result<(), Error> {
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let tried = Agent::connect(target, timeouts).and_then(|mut agent| {
+            let thawed = agent.call(&Thaw {}).map(|_| ());
+            // An agent may report an error of a hook and have thawed all the same.
+            match thawed {
+                Err(error) if error.agent().is_some() => match agent.call(&Status {})? {
+                    FreezeStatus::Thawed => Ok(()),
+                    FreezeStatus::Frozen => Err(error),
+                },
+                thawed => thawed,
+            }
+        });
+        match tried {
+            Ok(()) => {
+                eprint(&format!("qga: the process that froze {target} is gone; thawed"));
+                return Ok(());
+            }
+            Err(error) if started.elapsed() >= patience => return Err(error),
+            Err(_) => thread::sleep(pause),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn eprint(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

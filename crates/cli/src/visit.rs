@@ -1,0 +1,41 @@
+//! One target's turn: the way to its agent, and the page for its output.
+
+use qga_client::{Agent, AnyAgent, Kind, Target, Timeouts};
+
+use crate::arguments::General;
+use crate::failure::{Failure, Result};
+use crate::output::Page;
+
+/// What a command has at hand for one target.
+#[derive(Debug)]
+pub struct Visit<'a> {
+    pub target: &'a Target,
+    pub general: &'a General,
+    pub page: Page,
+}
+
+impl Visit<'_> {
+    /// Connects to the agent.
+    pub fn connect(&self) -> Result<AnyAgent> {
+        Ok(Agent::connect(self.target, self.general.timeouts())?)
+    }
+}
+
+impl General {
+    /// How long a connection waits.
+    pub fn timeouts(&self) -> Timeouts {
+        let default = Timeouts::default();
+        Timeouts { connect: default.connect.min(self.timeout), silence: self.timeout }
+    }
+}
+
+/// A part of a larger answer that a guest may lack: too old, another system's, not allowed, failing.
+pub fn optional<T>(part: std::result::Result<T, qga_client::Error>) -> Result<Option<T>> {
+    match part {
+        Ok(part) => Ok(Some(part)),
+        Err(error) => match error.kind() {
+            Kind::NoSuchCommand | Kind::CommandRefused | Kind::NoSuchFile | Kind::Guest => Ok(None),
+            _ => Err(Failure::from(error)),
+        },
+    }
+}

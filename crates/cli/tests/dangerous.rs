@@ -1,0 +1,121 @@
+//! Commands that change a guest for good, with an agent that only writes them down.
+
+mod stage;
+
+use serde_json::{Value, json};
+use stage::scripted::{Answer, Scripted};
+use stage::{Ended, run, run_with_input};
+
+/// The command is refused without `--yes`, and with it the agent is called like this.
+fn check(arguments: &[&str], command: &str, expected: &Value) {
+    let agent = Scripted::start();
+    run(&agent.target(), arguments).failed(64, "--yes");
+    assert_eq!(agent.acts(), [""; 0]);
+    let ended = run(&agent.target(), [&["--yes"], arguments].concat());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(agent.arguments(command), *expected, "{arguments:?}");
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_asked_for() {
+    check(&["shutdown"], "guest-shutdown", &Value::Null);
+    check(&["reboot"], "guest-shutdown", &json!({ "mode": "reboot" }));
+    check(&["halt"], "guest-shutdown", &json!({ "mode": "halt" }));
+    check(&["suspend"], "guest-suspend-ram", &Value::Null);
+    check(&["suspend", "disk"], "guest-suspend-disk", &Value::Null);
+    check(&["suspend", "hybrid"], "guest-suspend-hybrid", &Value::Null);
+    check(&["call", "guest-shutdown", "--mode", "reboot"], "guest-shutdown", &json!({ "mode": "reboot" }));
+}
+
+#[test]
+fn a_refusal_to_end_is_told() {
+    let agent = Scripted::start().answering("guest-shutdown", Answer::Error("there is no way to shut down"));
+    run(&agent.target(), ["--yes", "shutdown"]).failed(71, "there is no way to shut down");
+}
+
+#[test]
+fn a_password_comes_from_standard_input_and_is_never_shown() {
+    let agent = Scripted::start();
+    let ended = run_with_input(&agent.target(), ["passwd", "--stdin", "root"], b"secret\n");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!ended.stderr.contains("secret") && !ended.text().contains("secret"));
+    let arguments = agent.arguments("guest-set-user-password");
+    assert_eq!(arguments, json!({ "username": "root", "password": "c2VjcmV0", "crypted": false }));
+
+    run(&agent.target(), ["passwd", "--stdin", "root"]).failed(64, "no password on standard input");
+    let on_the_line =
+        ["--yes", "call", "guest-set-user-password", "--username=u", "--password=c2Vj", "--crypted=false"];
+    run(&agent.target(), on_the_line).failed(64, "not written on the command line");
+}
+
+#[test]
+fn the_clock_is_set_as_asked() {
+    let clock = || Scripted::start().answering("guest-get-time", Answer::Value(json!(1_000_000_000_i64)));
+    let set = |arguments: &[&str]| -> (Scripted, Ended) {
+        let agent = clock();
+        let ended = run(&agent.target(), [&["--yes", "time"], arguments].concat());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        (agent, ended)
+    };
+    let (agent, _) = set(&["--set", "2026-05-01T12:00:00+02:00"]);
+    assert_eq!(agent.arguments("guest-set-time"), json!({ "time": 1_777_629_600_000_000_000_i64 }));
+    let (agent, _) = set(&["--from-hardware"]);
+    assert_eq!(agent.arguments("guest-set-time"), json!({}));
+    let (agent, _) = set(&["--sync"]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let time = agent.arguments("guest-set-time")["time"].as_i64().unwrap();
+    assert!(i128::from(time).abs_diff(now as i128) < 600_000_000_000, "{time}");
+    let (agent, ended) = set(&[]);
+    assert!(!agent.acts().contains(&"guest-set-time".to_owned()) && ended.text().contains("behind"), "{ended:?}");
+}
+
+#[test]
+fn processors_that_fail_are_named() {
+    let agent = Scripted::start()
+        .answering("guest-set-vcpus", Answer::Value(json!(3)))
+        .answering("guest-get-vcpus", Answer::Value(json!([{ "logical-id": 0, "online": true }])));
+    let ended = run(&agent.target(), ["--yes", "cpus", "--offline", "1,3", "--online", "2"]);
+    assert_eq!(ended.text(), "0\tonline\t\n", "{ended:?}");
+    let wanted = json!([
+        { "logical-id": 2, "online": true }, { "logical-id": 1, "online": false }, { "logical-id": 3, "online": false },
+    ]);
+    assert_eq!(agent.arguments("guest-set-vcpus"), json!({ "vcpus": wanted }));
+    let agent = agent.answering("guest-set-vcpus", Answer::Value(json!(0)));
+    run(&agent.target(), ["--yes", "cpus", "--offline", "1"]).failed(71, "changed no processor");
+}
+
+#[test]
+fn memory_blocks_that_fail_are_named() {
+    let responses = json!([{ "phys-index": 4, "response": "success" }, { "phys-index": 5, "response": "operation-failed", "error-code": 16 }]);
+    let agent = Scripted::start().answering("guest-set-memory-blocks", Answer::Value(responses));
+    run(&agent.target(), ["--yes", "memory", "--offline", "4-5"]).failed(71, "block 5: the kernel refused (error 16)");
+}
+
+#[test]
+fn a_trim_tells_what_was_given_back() {
+    let paths = json!({ "paths": [{ "path": "/", "trimmed": 4096, "minimum": 0 }, { "path": "/boot", "error": "not supported" }] });
+    let agent = Scripted::start().answering("guest-fstrim", Answer::Value(paths));
+    assert_eq!(run(&agent.target(), ["trim"]).good(), "/\t4096\t\n/boot\t-\tnot supported\n");
+    let failed = json!({ "paths": [{ "path": "/boot", "error": "not supported" }] });
+    let agent = agent.answering("guest-fstrim", Answer::Value(failed));
+    run(&agent.target(), ["trim", "--minimum", "65536"]).failed(71, "no file system could be trimmed");
+    assert_eq!(agent.arguments("guest-fstrim"), json!({ "minimum": 65536 }));
+}
+
+#[test]
+fn ssh_keys_are_added_and_removed() {
+    let keys = json!({ "keys": ["ssh-ed25519 AAAA1 me@here", "ssh-ed25519 AAAA2 you@there"] });
+    let agent = Scripted::start().answering("guest-ssh-get-authorized-keys", Answer::Value(keys));
+    let target = agent.target();
+    assert_eq!(run(&target, ["ssh-key", "ls", "u"]).good(), "ssh-ed25519 AAAA1 me@here\nssh-ed25519 AAAA2 you@there\n");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "# mine\nssh-ed25519 AAAA3 file\n").unwrap();
+    run(&target, ["ssh-key", "add", "u", file.path().to_str().unwrap()]).good();
+    let expected = json!({ "username": "u", "keys": ["ssh-ed25519 AAAA3 file"] });
+    assert_eq!(agent.arguments("guest-ssh-add-authorized-keys"), expected);
+    run(&target, ["ssh-key", "rm", "u", "you@there"]).good();
+    let expected = json!({ "username": "u", "keys": ["ssh-ed25519 AAAA2 you@there"] });
+    assert_eq!(agent.arguments("guest-ssh-remove-authorized-keys"), expected);
+    run(&target, ["ssh-key", "rm", "u", "nobody"]).failed(66, "no key has \"nobody\" in it");
+    run(&target, ["ssh-key", "add", "u", "rubbish"]).failed(64, "is no public key");
+}

@@ -1,0 +1,132 @@
+//! `qga freeze --run`: whatever happens, the guest is thawed. With an agent that freezes nothing.
+
+mod stage;
+
+use serde_json::json;
+use stage::scripted::{Answer, Scripted};
+use stage::{run, signal, start, until, wait};
+
+const WHOLE: [&str; 2] = ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw"];
+
+fn check(command: &[&str], code: i32) {
+    let agent = Scripted::start();
+    let ended = run(&agent.target(), [&["freeze", "--run"], command].concat());
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    assert_eq!(agent.acts(), WHOLE, "{ended:?}");
+    assert!(!agent.is_frozen());
+}
+
+#[test]
+fn a_command_that_ends_ends_the_freeze() {
+    check(&["true"], 0);
+    check(&["sh", "-c", "exit 3"], 3);
+    check(&["sh", "-c", "kill -9 $$"], 137);
+    check(&["exit 4; true"], 4);
+    check(&["/nonexistent/command"], 127);
+    check(&["/etc/hostname"], 126);
+}
+
+#[test]
+fn the_command_runs_while_it_is_frozen() {
+    let agent = Scripted::start();
+    let ask = format!("{} -t {} freeze --status", env!("CARGO_BIN_EXE_qga"), agent.target());
+    let ended = run(&agent.target(), ["freeze", "--mount", "/", "-m", "/srv", "--run", &ask]);
+    assert_eq!(ended.text(), "frozen\n", "{ended:?}");
+    assert_eq!(agent.arguments("guest-fsfreeze-freeze-list"), json!({ "mountpoints": ["/", "/srv"] }));
+    assert!(!agent.is_frozen());
+}
+
+#[test]
+fn a_killed_qga_leaves_a_thawed_guest() {
+    let agent = Scripted::start();
+    let mut child = start(&agent.target(), ["freeze", "--run", "sleep", "300"]);
+    until("frozen", || agent.is_frozen());
+    signal(child.id(), rustix::process::Signal::KILL);
+    until("thawed", || !agent.is_frozen());
+    assert_eq!(child.wait().unwrap().code(), None);
+    assert_eq!(agent.acts(), WHOLE);
+}
+
+#[test]
+fn a_qga_that_is_told_to_end_ends_the_command_first() {
+    let agent = Scripted::start();
+    let child = start(&agent.target(), ["freeze", "--run", "sleep", "300"]);
+    until("frozen", || agent.is_frozen());
+    signal(child.id(), rustix::process::Signal::TERM);
+    let ended = wait(child);
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert_eq!(agent.acts(), WHOLE);
+}
+
+#[test]
+fn a_time_limit_ends_the_command_and_the_freeze() {
+    let agent = Scripted::start();
+    let ended = run(&agent.target(), ["freeze", "--time-limit", "100ms", "--run", "sleep", "300"]);
+    assert_eq!(ended.code, Some(124), "{ended:?}");
+    assert_eq!(agent.acts(), WHOLE);
+}
+
+#[test]
+fn a_lost_connection_does_not_keep_it_frozen() {
+    let agent = Scripted::start();
+    let directory = tempfile::tempdir().unwrap();
+    let go_on = directory.path().join("go-on");
+    let command = format!("until [ -e {} ]; do sleep 0.01; done", go_on.display());
+    let child = start(&agent.target(), ["freeze", "--run", &command]);
+    until("frozen", || agent.is_frozen());
+    agent.break_connections();
+    std::fs::write(go_on, "").unwrap();
+    let ended = wait(child);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!agent.is_frozen());
+}
+
+#[test]
+fn a_freeze_that_fails_is_thawed_and_told() {
+    let agent = Scripted::start().answering("guest-fsfreeze-freeze", Answer::Error("error when freezing /srv"));
+    run(&agent.target(), ["freeze", "--run", "true"]).failed(71, "error when freezing /srv");
+    assert_eq!(agent.acts(), WHOLE);
+}
+
+#[test]
+fn what_others_have_frozen_is_left_frozen() {
+    let agent = Scripted::start();
+    agent.set_frozen(true);
+    run(&agent.target(), ["freeze", "--run", "true"]).failed(70, "frozen already");
+    assert!(agent.is_frozen());
+    assert_eq!(agent.acts(), [""; 0]);
+}
+
+#[test]
+fn a_guest_that_thawed_by_itself_makes_no_good_snapshot() {
+    let agent = Scripted::start().answering("guest-fsfreeze-status", Answer::Value(json!("thawed")));
+    run(&agent.target(), ["freeze", "--run", "true"]).failed(75, "thawed before the command had ended");
+}
+
+#[test]
+fn several_guests_are_frozen_together_or_not_at_all() {
+    let (one, other) = (Scripted::start(), Scripted::start());
+    let both = format!("{},{}", one.target(), other.target());
+    let ended = run(&both, ["--json", "freeze", "--run", "true"]);
+    assert_eq!(ended.json()["file-systems"], 4, "{ended:?}");
+    assert_eq!((one.acts(), other.acts()), (WHOLE.map(str::to_owned).into(), WHOLE.map(str::to_owned).into()));
+
+    let failing = Scripted::start().answering("guest-fsfreeze-freeze", Answer::Error("no"));
+    let directory = tempfile::tempdir().unwrap();
+    let touched = directory.path().join("touched");
+    let both = format!("{},{}", one.target(), failing.target());
+    let ended = run(&both, ["freeze", "--run", "touch", touched.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(71), "{ended:?}");
+    assert!(!one.is_frozen() && !touched.exists());
+}
+
+#[test]
+fn a_plain_freeze_asks_and_a_thaw_does_not() {
+    let agent = Scripted::start();
+    run(&agent.target(), ["freeze"]).failed(64, "--yes");
+    assert_eq!(agent.acts(), [""; 0]);
+    run(&agent.target(), ["--yes", "freeze"]).good();
+    assert!(agent.is_frozen());
+    assert_eq!(run(&agent.target(), ["thaw"]).good(), "2 file systems thawed\n");
+    assert!(!agent.is_frozen());
+}

@@ -54,13 +54,18 @@ struct Count {
 
 impl Show for Count {
     fn show(&self, page: &mut Page) -> Result<()> {
-        let unit = if self.file_systems == 1 { "file system" } else { "file systems" };
-        page.line(format!("{} {unit} {}", self.file_systems, self.what))?;
+        let count = u64::try_from(self.file_systems).unwrap_or_default();
+        page.line(format!("{} {}", counted(count), self.what))?;
         if let Some(advice) = &self.advice {
             page.note(advice);
         }
         Ok(())
     }
+}
+
+fn counted(file_systems: u64) -> String {
+    let unit = if file_systems == 1 { "file system" } else { "file systems" };
+    format!("{file_systems} {unit}")
 }
 
 /// Freezes and leaves it so, or tells whether it is.
@@ -113,7 +118,7 @@ pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result
         }
     };
     let file_systems: u64 = frozen.iter().map(Frozen::count).sum();
-    note(general, &format!("{file_systems} file systems of {} frozen", names.join(", ")));
+    note(general, &format!("{} of {} frozen", counted(file_systems), names.join(", ")));
 
     let ended = run_command(&options.run, options.time_limit, general.json, &interrupts);
     let held =

@@ -26,7 +26,7 @@ use self::messages::{Message, receive, send};
 use super::opening::Opened;
 
 /// How long the guardian may take to take a message, to say that it is ready, or to hand over.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// How long one that was let go may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 

@@ -243,7 +243,7 @@ fn signals() {
     cases.case("SIGUSR1 ends the agent", |stage| expect_killed(stage.serve("")?.end_by(Signal::USR1)?, Signal::USR1));
     cases.case("SIGHUP does not end the agent", |stage| {
         let choice = deviation("SIGHUP does not end the agent");
-        let mut serving = stage.serve("")?;
+        let mut serving = stage.serve_with_hangups("")?;
         if choice.pick(stage.kind, true, false) {
             return expect_killed(serving.end_by(Signal::HUP)?, Signal::HUP);
         }
@@ -252,7 +252,7 @@ fn signals() {
     });
     cases.case("SIGHUP opens the log anew", |stage| {
         let choice = deviation("SIGHUP opens the log anew");
-        let mut serving = stage.serve("-v -l $dir/log")?;
+        let mut serving = stage.serve_with_hangups("-v -l $dir/log")?;
         answers(stage)?;
         fs::rename(stage.path("log"), stage.path("log.1")).map_err(|error| error.to_string())?;
         if choice.pick(stage.kind, true, false) {

@@ -151,6 +151,13 @@ impl Stage {
         Ok(serving)
     }
 
+    /// The same, with SIGHUP as a service has it: whoever runs the tests by nohup(1) has it ignored, and passes that on.
+    pub fn serve_with_hangups(&self, options: &str) -> Result<Serving<'_>, Failure> {
+        let mut serving = self.start(&format!("exec env --default-signal=HUP $agent {SOCKET} {options}"))?;
+        serving.wait_until_it_listens("socket")?;
+        Ok(serving)
+    }
+
     /// Connects to a socket in the directory without a word.
     pub fn connect_to(&self, socket: &str) -> Result<Connection, Failure> {
         let stream =

@@ -336,6 +336,8 @@ impl Freezer {
                 Ok(opened) => hold.frozen = opened,
                 Err(error) => problem = Some(error),
             }
+            // Which hooks it has called is not told either.
+            hold.ran = Ran::of(self.settings.hooks.planned(root));
         }
         let thawed = holding::thaw(std::mem::take(&mut hold.frozen), hold.is_unknown);
         let early = why_early.filter(|_| thawed.count > 0).map(|why| early_text(hold.frozen_at, why));
@@ -369,17 +371,16 @@ impl Freezer {
             log::warn!("{text}");
         }
         let told = self.settings.hooks.thaw(root, std::mem::take(&mut hold.ran));
-        let has_marker = hold.has_marker;
+        if is_clean && hold.has_marker {
+            self.remove_marker();
+        }
+        self.watch_rest(hold, thawed.failed.into_iter().map(|(opened, _)| opened).collect());
         let mut state = self.lock();
         state.ended_early = early.or(state.ended_early.take());
         state.phase = Phase::Thawed;
         state.thaw_wished_at = None;
         drop(state);
         self.changed.notify_all();
-        if is_clean && has_marker {
-            self.remove_marker();
-        }
-        self.watch_rest(hold, thawed.failed.into_iter().map(|(opened, _)| opened).collect());
         match problem {
             Some(error) => Err(error),
             None => told.map(|()| thawed.count as i64),

@@ -166,8 +166,9 @@ pub struct Exec {
     /// Pass this side's standard input on to the program.
     #[arg(short = 'i', long)]
     pub stdin: bool,
-    /// Set a variable in the program's environment; may be given several times.
-    #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    /// Set a variable in the program's environment; may be given several times. NAME alone passes on the value that it
+    /// has here, which keeps a secret off the command line.
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = parse_variable)]
     pub env: Vec<String>,
     /// Start from an empty environment.
     #[arg(long)]
@@ -192,7 +193,11 @@ pub struct Exec {
 fn parse_variable(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
-        _ => Err("write NAME=VALUE".to_owned()),
+        None if !text.is_empty() => match std::env::var(text) {
+            Ok(value) => Ok(format!("{text}={value}")),
+            Err(error) => Err(format!("{error} here; write NAME=VALUE, or NAME of a variable that is set")),
+        },
+        _ => Err("write NAME=VALUE or NAME".to_owned()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use serde_json::{Value, json};
 
 use crate::exit_code::{self, Code};
+use crate::output::text::printable;
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]
@@ -30,7 +31,8 @@ pub type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub fn told(code: Code, text: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self::Told { code, text: text.into(), advice: advice.into() }
+        let advice: String = advice.into();
+        Self::Told { code, text: text.into(), advice: printable(&advice) }
     }
 
     pub fn usage(text: impl Into<String>) -> Self {
@@ -63,12 +65,12 @@ impl Failure {
         }
     }
 
-    /// What happened, in one line; nothing where there is nothing to say.
+    /// What happened, in one line and without control characters: a guest may have written it. Nothing where there is nothing to say.
     pub fn text(&self) -> Option<String> {
         match self {
             // The host's or the library's words are the cause; the reader wants it in one line.
-            Self::Client(error) => Some(one_line(&error.to_string())),
-            Self::Told { text, .. } => Some(text.clone()),
+            Self::Client(error) => Some(printable(&one_line(&error.to_string()))),
+            Self::Told { text, .. } => Some(printable(text)),
             Self::Silent(_) | Self::OutputClosed => None,
         }
     }
@@ -140,6 +142,15 @@ mod tests {
         assert_eq!(failure.exit_code(), 64);
         assert!(failure.advice().contains("libvirt:DOMAIN"));
         assert_eq!(failure.to_json()["kind"], "bad-target");
+    }
+
+    #[test]
+    fn what_a_guest_wrote_does_not_steer_the_terminal() {
+        let (act, cause) = ("run x in the guest".to_owned(), "bad\x1b[2J\u{9b}1m\nworse".to_owned());
+        let failure = Failure::from(qga_client::Error::Guest { act, cause });
+        assert_eq!(failure.text().unwrap(), "cannot run x in the guest: bad\\x1b[2J\\x9b1m; worse");
+        let told = Failure::told(Code::Failed, "\x07", "\x1bc");
+        assert_eq!((told.text().unwrap(), told.advice()), ("\\x07".to_owned(), "\\x1bc"));
     }
 
     #[test]

@@ -62,6 +62,31 @@ fn a_failure_is_json_where_json_is_asked_for() {
 }
 
 #[test]
+fn an_agents_words_do_not_steer_the_terminal() {
+    let agent = Scripted::start().answering("guest-ping", Answer::Error("\x1b]0;x\x07 and \u{9b}2J"));
+    let ended = run(&agent.target(), ["ping"]);
+    assert!(!ended.stderr.contains(['\x1b', '\x07', '\u{9b}']), "{ended:?}");
+    ended.failed(71, r"\x1b]0;x\x07 and \x9b2J");
+    let ended = run(&agent.target(), ["raw", r#"{"execute": "guest-ping"}"#]);
+    assert!(
+        !ended.text().contains('\u{9b}') && ended.json()["error"]["desc"] == "\x1b]0;x\x07 and \u{9b}2J",
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_guest_that_dawdles_does_not_hold_up_the_measurements() {
+    let Some(good) = Guest::start() else { return };
+    let slow = Scripted::start().answering("guest-get-host-name", Answer::Drip);
+    let both = format!("{},{}", slow.target(), good.target());
+    let text = run(&both, ["--timeout", "5", "metrics"]).good();
+    for (target, up) in [(slow.target(), 0), (good.target(), 1)] {
+        let expected = format!("qga_up{{target=\"{target}\"}} {up}\n");
+        assert!(text.contains(&expected), "{text}");
+    }
+}
+
+#[test]
 fn the_command_line_is_checked_before_anything_is_sent() {
     let agent = Scripted::start();
     let target = agent.target();
@@ -71,7 +96,7 @@ fn the_command_line_is_checked_before_anything_is_sent() {
     run(&target, ["raw", "nonsense"]).failed(64, "no JSON");
     run(&target, ["call", "guest-sync", "--id", "x"]).failed(64, "no whole number");
     run(&target, ["top"]).failed(64, "needs a terminal");
-    run(&target, ["exec", "--env", "novalue", "true"]).failed(64, "NAME=VALUE");
+    run(&target, ["exec", "--env", "QGA_TEST_NOT_SET", "true"]).failed(64, "NAME=VALUE");
 }
 
 #[test]

@@ -28,6 +28,20 @@ fn what_cannot_be_taken_back_is_asked_for() {
 }
 
 #[test]
+fn messages_and_keys_that_take_something_away_are_asked_for() {
+    check(&["raw", r#"{"execute": "guest-fstrim"}"#], "guest-fstrim", &Value::Null);
+    let key = "ssh-ed25519 AAAA me";
+    let expected = json!({ "username": "u", "keys": [key], "reset": true });
+    check(&["ssh-key", "add", "--reset", "u", key], "guest-ssh-add-authorized-keys", &expected);
+
+    let agent = Scripted::start();
+    let messages = b"{\"execute\": \"guest-ping\"}\n{\"execute\": \"guest-fsfreeze-freeze\"}\n";
+    run_with_input(&agent.target(), ["raw"], messages).failed(64, "--yes");
+    assert_eq!(agent.acts(), ["guest-ping"]);
+    assert_eq!(run_with_input(&agent.target(), ["--yes", "raw"], messages).good(), "{\"return\":{}}\n{\"return\":2}\n");
+}
+
+#[test]
 fn a_refusal_to_end_is_told() {
     let agent = Scripted::start().answering("guest-shutdown", Answer::Error("there is no way to shut down"));
     run(&agent.target(), ["--yes", "shutdown"]).failed(71, "there is no way to shut down");

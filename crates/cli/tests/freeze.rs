@@ -130,3 +130,47 @@ fn a_plain_freeze_asks_and_a_thaw_does_not() {
     assert_eq!(run(&agent.target(), ["thaw"]).good(), "2 file systems thawed\n");
     assert!(!agent.is_frozen());
 }
+
+#[test]
+fn a_plain_freeze_that_fails_leaves_nothing_frozen() {
+    let agent = Scripted::start().answering("guest-fsfreeze-freeze", Answer::FrozenAndClosed);
+    run(&agent.target(), ["--yes", "freeze"]).failed(75, "closed the connection");
+    assert_eq!(agent.acts(), WHOLE);
+    assert!(!agent.is_frozen());
+}
+
+#[test]
+fn of_several_guests_those_that_stay_frozen_are_named() {
+    let failing = Scripted::start().answering("guest-fsfreeze-freeze", Answer::Error("no"));
+    let good = Scripted::start();
+    let both = format!("{},{}", good.target(), failing.target());
+    let advice = format!("1 of 2 stay frozen until: qga -t '{}' thaw", good.target());
+    run(&both, ["--yes", "freeze"]).failed(71, &advice);
+    assert!(good.is_frozen() && !failing.is_frozen());
+}
+
+#[test]
+fn a_stopped_qga_does_not_keep_the_guest_frozen() {
+    let agent = Scripted::start();
+    let child = start(&agent.target(), ["freeze", "--run", "sleep", "300"]);
+    until("frozen", || agent.is_frozen());
+    signal(child.id(), rustix::process::Signal::STOP);
+    until("thawed", || !agent.is_frozen());
+    signal(child.id(), rustix::process::Signal::TERM);
+    signal(child.id(), rustix::process::Signal::CONT);
+    wait(child).failed(75, "thawed before the command had ended");
+}
+
+#[test]
+fn a_guest_that_hangs_does_not_keep_the_others_frozen() {
+    let good = Scripted::start();
+    let hanging = Scripted::start()
+        .answering("guest-fsfreeze-freeze", Answer::Error("no"))
+        .answering("guest-fsfreeze-thaw", Answer::Silence);
+    let both = format!("{},{}", hanging.target(), good.target());
+    let mut child = start(&both, ["--timeout", "2", "freeze", "--run", "true"]);
+    until("thawed", || good.acts() == WHOLE);
+    assert!(child.try_wait().unwrap().is_none());
+    let _hanging = hanging.answering("guest-fsfreeze-thaw", Answer::Value(json!(0)));
+    wait(child).failed(71, "no");
+}

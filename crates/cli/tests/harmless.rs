@@ -46,6 +46,13 @@ fn a_program_runs_as_if_it_ran_here() {
     assert_eq!(ended.text(), "1 2\n/usr\npath\n", "{ended:?}");
     let ended = guest.qga(["exec", "--clear-env", "-e", "B=3", "/usr/bin/env"]);
     assert!(ended.text().contains("B=3") && !ended.text().contains("LC_ALL"), "{ended:?}");
+    let look = "echo $QGA_TEST_SECRET; cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -c 's3[c]r3t'";
+    let output = command()
+        .args(["-t", &guest.target(), "exec", "-e", "QGA_TEST_SECRET", "--", "sh", "-c", look])
+        .env("QGA_TEST_SECRET", "s3cr3t")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "s3cr3t\n0\n", "{output:?}");
     let ended = guest.qga(["--json", "exec", "sh", "-c", r"printf 'a\377'"]);
     assert_eq!(ended.json()["stdout-base64"], "Yf8=", "{ended:?}");
 }

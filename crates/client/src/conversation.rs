@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Instant;
 
 use memchr::memmem;
 use qga_protocol::Command;
@@ -38,9 +39,19 @@ enum Echo {
 #[derive(Debug)]
 struct Syncing {
     number: i64,
+    begun: Instant,
     allowance_bytes: usize,
     /// The sentinel was met; the next line is the answer to this sync or to an older one.
     is_delimited: bool,
+}
+
+impl Syncing {
+    /// Takes bytes off the allowance.
+    fn discard(&mut self, bytes: usize, limits: Limits) -> Result<(), Error> {
+        let left = self.allowance_bytes.checked_sub(bytes);
+        self.allowance_bytes = left.ok_or_else(|| too_long(SYNC, limits.discarded_bytes))?;
+        Ok(())
+    }
 }
 
 /// One client's side of a conversation with an agent, without I/O.
@@ -254,7 +265,12 @@ impl Conversation {
         // What was half sent is dropped by the agent; what was not sent at all is no longer wanted.
         self.outgoing.clear();
         self.sent = 0;
-        self.syncing = Some(Syncing { number, allowance_bytes: self.limits.discarded_bytes, is_delimited: false });
+        self.syncing = Some(Syncing {
+            number,
+            begun: Instant::now(),
+            allowance_bytes: self.limits.discarded_bytes,
+            is_delimited: false,
+        });
         self.put_sync(number, self.echo != Echo::No);
     }
 
@@ -262,20 +278,15 @@ impl Conversation {
     /// an old agent is asked a second time.
     pub fn poll_sync(&mut self) -> Result<bool, Error> {
         let Some(mut syncing) = self.syncing.take() else { return Ok(true) };
+        let is_late = syncing.begun.elapsed() > self.limits.sync_time;
         loop {
             if !syncing.is_delimited {
                 let mut discarded_bytes = 0;
                 let met = self.lines.skip(&mut discarded_bytes);
-                let Some(allowance_bytes) = syncing.allowance_bytes.checked_sub(discarded_bytes) else {
-                    return Err(too_long(SYNC, self.limits.discarded_bytes));
-                };
-                syncing.allowance_bytes = allowance_bytes;
+                syncing.discard(discarded_bytes, self.limits)?;
                 match met {
                     Met::Sentinel => syncing.is_delimited = true,
-                    Met::Nothing => {
-                        self.syncing = Some(syncing);
-                        return Ok(false);
-                    }
+                    Met::Nothing => return self.wait_for_sync(syncing, is_late),
                     Met::Line(line) => match refusal_of_sync(self.lines.line(line)) {
                         None => {}
                         Some(Refusal::Command(error)) => {
@@ -290,10 +301,8 @@ impl Conversation {
                 }
                 continue;
             }
-            let Some(line) = self.poll_line(SYNC)? else {
-                self.syncing = Some(syncing);
-                return Ok(false);
-            };
+            let Some(line) = self.poll_line(SYNC)? else { return self.wait_for_sync(syncing, is_late) };
+            syncing.discard(line.len() + 1, self.limits)?;
             // The answer to an older sync may come first; its number is another one.
             syncing.is_delimited = false;
             if let Ok(reply) = serde_json::from_slice::<Reply<i64>>(self.lines.line(line))
@@ -303,6 +312,16 @@ impl Conversation {
                 return Ok(true);
             }
         }
+    }
+
+    /// What was received holds no answer yet.
+    fn wait_for_sync(&mut self, syncing: Syncing, is_late: bool) -> Result<bool, Error> {
+        if is_late {
+            let problem = format!("for {} s other things came instead", self.limits.sync_time.as_secs_f64());
+            return Err(Error::reply(SYNC, problem, b""));
+        }
+        self.syncing = Some(syncing);
+        Ok(false)
     }
 
     fn put_sync(&mut self, number: i64, with_id: bool) {

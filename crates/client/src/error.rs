@@ -115,6 +115,13 @@ pub enum Error {
         /// What the program said.
         cause: String,
     },
+    /// Freezing failed, and so did thawing afterwards: the guest's file systems may be frozen.
+    StillFrozen {
+        /// Why it was not frozen in order.
+        source: Box<Error>,
+        /// Why it could not be thawed.
+        thaw: Box<Error>,
+    },
     /// A file was changed while it was copied; the copy was thrown away.
     Changed {
         /// The file that changed.
@@ -149,7 +156,7 @@ impl Error {
     pub fn agent(&self) -> Option<&AgentError> {
         match self {
             Self::Agent { error, .. } => Some(error),
-            Self::Interrupted { source, .. } => source.agent(),
+            Self::Interrupted { source, .. } | Self::StillFrozen { source, .. } => source.agent(),
             _ => None,
         }
     }
@@ -165,7 +172,7 @@ impl Error {
             | Self::TimedOut { .. }
             | Self::TooLong { .. }
             | Self::Reply { .. } => true,
-            Self::Interrupted { source, .. } => source.needs_sync(),
+            Self::Interrupted { source, .. } | Self::StillFrozen { source, .. } => source.needs_sync(),
             _ => false,
         }
     }
@@ -190,7 +197,7 @@ impl Error {
             Self::Changed { .. } => Kind::Changed,
             Self::Mismatch { .. } => Kind::Mismatch,
             Self::Stopped { .. } => Kind::Stopped,
-            Self::Interrupted { source, .. } => source.kind(),
+            Self::Interrupted { source, .. } | Self::StillFrozen { source, .. } => source.kind(),
         }
     }
 
@@ -249,6 +256,9 @@ impl fmt::Display for Error {
             Self::Request { command, source } => write!(f, "cannot write the request {command}: {source}"),
             Self::Local { act, source } => write!(f, "cannot {act}: {source}"),
             Self::Guest { act, cause } => write!(f, "cannot {act}: {cause}"),
+            Self::StillFrozen { source, thaw } => {
+                write!(f, "{source}; the file systems may still be frozen, since thawing failed too: {thaw}")
+            }
             Self::Changed { path } => write!(f, "{path} was changed while it was copied; nothing was kept"),
             Self::Mismatch { path, detail } => write!(f, "{path} is not what was copied: {detail}; nothing was kept"),
             Self::Stopped { act, kept: None } => write!(f, "stopped: {act}"),

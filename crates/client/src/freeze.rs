@@ -69,9 +69,23 @@ impl<'a> Frozen<'a> {
         if count.as_ref().is_err_and(Error::needs_sync) {
             frozen.agent = None;
         }
-        let count = count?;
-        frozen.count = u64::try_from(count).unwrap_or_default();
-        Ok(frozen)
+        match count {
+            Ok(count) => {
+                frozen.count = u64::try_from(count).unwrap_or_default();
+                Ok(frozen)
+            }
+            Err(error) => Err(frozen.undo(error)),
+        }
+    }
+
+    /// Thaws after a freeze that failed. The error says so if the guest may be frozen all the same.
+    fn undo(mut self, error: Error) -> Error {
+        match self.thaw_with_patience() {
+            Err(thaw) if !matches!(self.still_holds(), Ok(false)) => {
+                Error::StillFrozen { source: Box::new(error), thaw: Box::new(thaw) }
+            }
+            _ => error,
+        }
     }
 
     /// How many file systems are frozen.
@@ -98,6 +112,13 @@ impl<'a> Frozen<'a> {
     /// the last try is returned.
     pub fn thaw(mut self) -> Result<u64, Error> {
         self.thaw_with_patience()
+    }
+
+    /// Leaves them frozen, and returns how many they are: somebody else will thaw them.
+    #[must_use]
+    pub fn leave(mut self) -> u64 {
+        self.is_over = true;
+        self.count
     }
 
     fn thaw_with_patience(&mut self) -> Result<u64, Error> {

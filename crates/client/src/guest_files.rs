@@ -2,6 +2,7 @@
 //! programs. They are those that every POSIX guest has, be it a small one.
 
 use std::fmt;
+use std::time::Duration;
 
 use qga_protocol::Command;
 use qga_protocol::exec::Exec;
@@ -61,9 +62,21 @@ impl fmt::Display for GuestFile {
     }
 }
 
-/// Fields of `stat`, a blank between them. A path cannot hold what begins a record, two slashes, unless it was given
-/// with them; so any name can be told from the next record.
-const RECORD: &str = "//%f %s %U %G %Y %i,%y,%z\n%n";
+/// Fields of `stat`; owner and group have lines of their own, because there are names with blanks (`domain users`). A
+/// path cannot hold what begins a record, two slashes, unless it was given with them; so any name can be told from the
+/// next record.
+const RECORD: &str = "//%f %s %Y %i,%y,%z\n%U\n%G\n%n";
+
+/// How long a program may take that looks at one file; on a file server that does not answer it would take for ever.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long one may take that walks through a tree.
+const PATIENCE_WITH_A_TREE: Duration = Duration::from_secs(600);
+
+/// How long one may take that reads so many bytes, be the disk a slow one.
+pub(crate) fn patience_to_read(bytes: u64) -> Duration {
+    PATIENCE + Duration::from_secs(bytes >> 20)
+}
 
 impl<T: Transport> Agent<T> {
     /// Looks at one file; a link is followed if asked for.
@@ -74,7 +87,7 @@ impl<T: Transport> Agent<T> {
             arguments.insert(0, "-L");
         }
         let output = self.run_tool("stat", &arguments, &format!("look at {path} in the guest"))?;
-        parse(&output).into_iter().next().ok_or_else(|| no_sense("stat", &output))
+        parse(&output)?.into_iter().next().ok_or_else(|| no_sense(&output))
     }
 
     /// The files in a directory, unsorted, or all files below it, in an order in which a directory stands before what is
@@ -88,8 +101,9 @@ impl<T: Transport> Agent<T> {
             arguments.extend(["-maxdepth", "1"]);
         }
         arguments.extend(["-exec", "stat", "-c", RECORD, "--", "{}", "+"]);
-        let output = self.run_tool("find", &arguments, &format!("list {path} in the guest"))?;
-        Ok(parse(&output))
+        let patience = if with_all_below { PATIENCE_WITH_A_TREE } else { PATIENCE };
+        let output = self.run_tool_within(patience, "find", &arguments, &format!("list {path} in the guest"))?;
+        parse(&output)
     }
 
     /// Where a symbolic link leads.
@@ -108,7 +122,20 @@ impl<T: Transport> Agent<T> {
 
     /// The output of a program that must succeed. `act` names in an error what it was for.
     pub(crate) fn run_tool(&mut self, program: &str, arguments: &[&str], act: &str) -> Result<Vec<u8>, Error> {
-        let output = self.run(program, arguments, None)?;
+        self.run_tool_within(PATIENCE, program, arguments, act)
+    }
+
+    fn run_tool_within(
+        &mut self,
+        patience: Duration,
+        program: &str,
+        arguments: &[&str],
+        act: &str,
+    ) -> Result<Vec<u8>, Error> {
+        let Some(output) = self.run_within(program, arguments, None, patience)? else {
+            let cause = format!("{program} has not ended in {} s", patience.as_secs_f64());
+            return Err(Error::Guest { act: act.to_owned(), cause });
+        };
         check(act, &output)?;
         if output.stdout_truncated {
             let cause = format!("{program} says more than the agent keeps");
@@ -119,9 +146,20 @@ impl<T: Transport> Agent<T> {
 
     /// As [`run_tool`](Self::run_tool), for a script of `/bin/sh`. `None` if the guest has no shell.
     pub(crate) fn run_script(&mut self, script: &str, arguments: &[&str], act: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.run_script_within(PATIENCE, script, arguments, act)
+    }
+
+    /// As [`run_script`](Self::run_script), for one that takes another time.
+    pub(crate) fn run_script_within(
+        &mut self,
+        patience: Duration,
+        script: &str,
+        arguments: &[&str],
+        act: &str,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let mut all = vec!["-c", script, "qga"];
         all.extend(arguments);
-        match self.run_tool("/bin/sh", &all, act) {
+        match self.run_tool_within(patience, "/bin/sh", &all, act) {
             Ok(output) => Ok(Some(output)),
             Err(Error::Agent { command, error })
                 if command == Exec::INFO.name
@@ -148,10 +186,10 @@ pub(crate) fn check(act: &str, output: &Output) -> Result<(), Error> {
     Err(Error::Guest { act: act.to_owned(), cause })
 }
 
-fn no_sense(program: &str, output: &[u8]) -> Error {
+fn no_sense(output: &[u8]) -> Error {
     let cause =
         format!("its output is not understood: {:?}", String::from_utf8_lossy(&output[..output.len().min(200)]));
-    Error::Guest { act: format!("use {program} in the guest"), cause }
+    Error::Guest { act: "use stat in the guest".to_owned(), cause }
 }
 
 fn single_slashes(path: &str) -> String {
@@ -164,21 +202,26 @@ fn single_slashes(path: &str) -> String {
     single
 }
 
-/// The records of `stat`; what is none is passed over.
-fn parse(output: &[u8]) -> Vec<GuestFile> {
+/// The records of `stat`. A file that was passed over would be missing in a copy, so what is no record is an error.
+fn parse(output: &[u8]) -> Result<Vec<GuestFile>, Error> {
     let mut starts: Vec<usize> = memchr::memmem::find_iter(output, b"\n//").map(|at| at + 1).collect();
     if output.starts_with(b"//") {
         starts.insert(0, 0);
+    } else if !output.is_empty() {
+        return Err(no_sense(output));
     }
     let ends = starts.iter().skip(1).copied().chain([output.len()]);
-    starts.iter().zip(ends).filter_map(|(&start, end)| parse_record(&output[start + 2..end])).collect()
+    let records = starts.iter().zip(ends).map(|(&start, end)| &output[start + 2..end]);
+    records.map(|record| parse_record(record).ok_or_else(|| no_sense(record))).collect()
 }
 
 fn parse_record(record: &[u8]) -> Option<GuestFile> {
-    let (fields, path) = record.split_at(memchr::memchr(b'\n', record)?);
-    let path = path.strip_prefix(b"\n")?;
+    let mut lines = record.splitn(4, |&byte| byte == b'\n');
+    let mut fields = std::str::from_utf8(lines.next()?).ok()?.splitn(4, ' ');
+    let owner = String::from_utf8_lossy(lines.next()?).into_owned();
+    let group = String::from_utf8_lossy(lines.next()?).into_owned();
+    let path = lines.next()?;
     let path = path.strip_suffix(b"\n").unwrap_or(path);
-    let mut fields = std::str::from_utf8(fields).ok()?.splitn(6, ' ');
     let mode = u32::from_str_radix(fields.next()?, 16).ok()?;
     Some(GuestFile {
         path: path.to_vec(),
@@ -190,8 +233,8 @@ fn parse_record(record: &[u8]) -> Option<GuestFile> {
         },
         mode: mode & 0o7777,
         size: fields.next()?.parse().ok()?,
-        owner: fields.next()?.to_owned(),
-        group: fields.next()?.to_owned(),
+        owner,
+        group,
         modified_seconds: fields.next()?.parse().ok()?,
         stamp: fields.next()?.to_owned(),
     })
@@ -203,14 +246,21 @@ mod tests {
 
     #[test]
     fn a_name_with_line_ends_stays_whole() {
-        let output = b"//81a4 5 root root 17 9,x y,z\n/a/b\nc\n//a1ff 0 0 0 -3 9,a\n/a/\n";
-        let files = parse(output);
+        let output = b"//81a4 5 17 9,x y,z\nroot\ndomain users\n/a/b\nc\n//a1ff 0 -3 9,a\n0\n0\n/a/\n";
+        let files = parse(output).unwrap();
         assert_eq!(files.len(), 2, "{files:?}");
         assert_eq!(files[0].path, b"/a/b\nc");
         assert_eq!((files[0].kind, files[0].size, files[0].mode), (FileKind::File, 5, 0o644));
         assert_eq!(files[0].stamp, "9,x y,z");
+        assert_eq!((files[0].owner.as_str(), files[0].group.as_str()), ("root", "domain users"));
         assert_eq!((files[1].kind, files[1].modified_seconds), (FileKind::Link, -3));
-        assert_eq!(parse(b"//x\n//\n/"), []);
+    }
+
+    #[test]
+    fn a_record_that_makes_no_sense_is_no_missing_file() {
+        assert_eq!(parse(b"").unwrap(), []);
+        parse(b"//81a4 5 17 9\nroot\nroot\n/a\n//x\nroot\nroot\n/b\n").unwrap_err();
+        parse(b"stat: usage\n//81a4 5 17 9\nroot\nroot\n/a\n").unwrap_err();
     }
 
     #[test]

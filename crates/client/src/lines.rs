@@ -2,6 +2,7 @@
 //! itself: [`Lines::space`] says where bytes go, [`Lines::received`] how many came.
 
 use std::ops::Range;
+use std::time::Duration;
 
 /// The byte that marks the reply to `guest-sync-delimited` and resets an agent's parser.
 pub(crate) const SENTINEL: u8 = 0xFF;
@@ -16,11 +17,13 @@ pub struct Limits {
     pub reply_bytes: usize,
     /// Most bytes that `sync` throws away on its way to the reply.
     pub discarded_bytes: usize,
+    /// Longest time that `sync` takes while other things than its reply come. Silence has a limit of its own.
+    pub sync_time: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { reply_bytes: 128 << 20, discarded_bytes: 512 << 20 }
+        Self { reply_bytes: 128 << 20, discarded_bytes: 512 << 20, sync_time: Duration::from_secs(300) }
     }
 }
 
@@ -75,7 +78,8 @@ impl Lines {
         if let Some(end) = memchr::memchr2(SENTINEL, b'\n', unread) {
             let line = self.unread.start..self.unread.start + end;
             let met = if unread[end] == SENTINEL { Met::Sentinel } else { Met::Line(line) };
-            *discarded_bytes += end;
+            // The end counts too: a stream of nothing but ends would go on for ever.
+            *discarded_bytes += end + 1;
             self.unread.start += end + 1;
             return met;
         }
@@ -164,7 +168,7 @@ mod tests {
         let new = lines.next(100).unwrap().expect("a line");
         assert_eq!(lines.line(new), b"new");
         assert_eq!(old, b"old reply");
-        assert_eq!(discarded_bytes, 10 * READ_BYTES + b"old reply".len());
+        assert_eq!(discarded_bytes, 10 * READ_BYTES + b"\nold reply\n\xff".len());
         assert!(lines.buffer.len() <= 4 * READ_BYTES, "{}", lines.buffer.len());
     }
 }

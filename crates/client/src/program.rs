@@ -1,7 +1,7 @@
 //! Programs in the guest: start one, wait for it, take its output.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qga_protocol::Command;
 use qga_protocol::base64::{Base64, Base64Text};
@@ -72,13 +72,37 @@ pub struct Output {
 }
 
 impl<T: Transport> Agent<T> {
-    /// Runs a program to its end and returns what it wrote. `input`, if any, is what it reads.
+    /// Runs a program to its end, however long it takes, and returns what it wrote. `input`, if any, is what it reads.
     pub fn run(&mut self, program: &str, arguments: &[&str], input: Option<&[u8]>) -> Result<Output, Error> {
         let pid = self.start_program(&Program::captured(program, arguments, input))?;
         let mut pause = SHORTEST_PAUSE;
         loop {
             if let Some(output) = self.program_output(pid)? {
                 return Ok(output);
+            }
+            thread::sleep(pause);
+            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// As [`run`](Self::run), but gives up after `patience`: `None`. The program is left as it is; it may well hang where
+    /// no signal reaches it, as on a file server that does not answer.
+    pub fn run_within(
+        &mut self,
+        program: &str,
+        arguments: &[&str],
+        input: Option<&[u8]>,
+        patience: Duration,
+    ) -> Result<Option<Output>, Error> {
+        let started = Instant::now();
+        let pid = self.start_program(&Program::captured(program, arguments, input))?;
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            if let Some(output) = self.program_output(pid)? {
+                return Ok(Some(output));
+            }
+            if started.elapsed() >= patience {
+                return Ok(None);
             }
             thread::sleep(pause);
             pause = (pause * 3 / 2).min(LONGEST_PAUSE);

@@ -1,16 +1,28 @@
 //! The way through libvirt: one run of `virsh qemu-agent-command` for each call. libvirt itself keeps the agent's
 //! channel, and synchronises it before each command.
+//!
+//! `virsh` takes the request from its standard input: what is on a command line can be read by all users of the host,
+//! and a request may hold a password or a file. It then acts as it does for a person at a terminal, with a prompt and an
+//! echo around the reply.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Read, Write as _};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::conversation::Ticket;
 use crate::error::{AgentError, Error};
 use crate::kind::Kind;
 use crate::transport::{Arguments, Capacity, Transport};
+
+/// What `virsh` itself may take beside the time that libvirt waits for the agent.
+const OWN_TIME: Duration = Duration::from_secs(30);
+
+/// Longest output that is taken. libvirt takes no reply over 10 MiB; the echo of the request comes with it.
+const LONGEST_OUTPUT_BYTES: u64 = 32 << 20;
 
 /// The transport through `virsh`.
 #[derive(Debug)]
@@ -53,16 +65,32 @@ impl Virsh {
 
     fn exchange(&mut self, command: &str) -> Result<(), Error> {
         let request = self.request.take().unwrap_or_default();
-        let seconds = self.silence.as_secs().max(1).to_string();
-        let arguments = ["qemu-agent-command", "--timeout", &seconds, "--domain", &self.domain, &request];
-        self.reply = run(&self.program, self.uri.as_deref(), &arguments).map_err(|failure| match failure {
-            Failure::NotStarted(source) => not_started(self.target(), &source),
-            Failure::Said(text) => explain(command, &self.target(), &text, self.silence),
-        })?;
-        while self.reply.last().is_some_and(u8::is_ascii_whitespace) {
-            self.reply.pop();
+        if self.domain.contains(char::is_control) {
+            let problem = "a domain's name has no control characters".to_owned();
+            return Err(Error::Target { text: self.domain.clone(), problem });
+        }
+        let seconds = self.silence.as_secs().max(1);
+        let line = format!(
+            "qemu-agent-command --timeout {seconds} --domain {} '{}'\n",
+            quoted(&self.domain),
+            unambiguous(&request)
+        );
+        let deadline = self.silence.saturating_add(OWN_TIME);
+        let output = run(&self.program, self.uri.as_deref(), &[], line.into_bytes(), deadline)
+            .map_err(|failure| self.failed(command, failure))?;
+        match reply_in(&output.stdout) {
+            Some(reply) => self.reply = reply.to_vec(),
+            None => return Err(self.failed(command, output.failure())),
         }
         Ok(())
+    }
+
+    fn failed(&self, command: &str, failure: Failure) -> Error {
+        match failure {
+            Failure::NotStarted(source) => not_started(self.target(), &source),
+            Failure::Late(after) => Error::TimedOut { command: command.to_owned(), after },
+            Failure::Said(text) => explain(command, &self.target(), &text, self.silence),
+        }
     }
 }
 
@@ -93,7 +121,7 @@ impl Transport for Virsh {
     }
 
     fn capacity(&self) -> Capacity {
-        // Linux takes 128 KiB as one argument of a program; libvirt passes texts of 4 MiB.
+        // libvirt passes texts of 4 MiB, but virsh echoes each character of a request.
         Capacity { requests_in_flight: 1, read_bytes: 2 << 20, write_bytes: 64 << 10 }
     }
 }
@@ -101,11 +129,20 @@ impl Transport for Virsh {
 /// The names of the running domains.
 pub(crate) fn running_domains(uri: Option<&str>) -> Result<Vec<String>, Error> {
     let target = || format!("libvirt{}", uri.map(|uri| format!("+{uri}")).unwrap_or_default());
-    let listed = run(&program(), uri, &["list", "--name", "--state-running"]).map_err(|failure| match failure {
+    let failed = |failure| match failure {
         Failure::NotStarted(source) => not_started(target(), &source),
+        Failure::Late(after) => {
+            let cause = format!("virsh did not end within {} s", after.as_secs());
+            Error::Unreachable { target: target(), kind: Kind::NoManager, cause }
+        }
         Failure::Said(text) => explain("list", &target(), &text, Duration::ZERO),
-    })?;
-    let names = String::from_utf8_lossy(&listed);
+    };
+    let arguments = ["list", "--name", "--state-running"];
+    let listed = run(&program(), uri, &arguments, Vec::new(), OWN_TIME).map_err(failed)?;
+    if !listed.is_good {
+        return Err(failed(listed.failure()));
+    }
+    let names = String::from_utf8_lossy(&listed.stdout);
     Ok(names.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
 }
 
@@ -115,32 +152,118 @@ fn program() -> OsString {
 
 enum Failure {
     NotStarted(io::Error),
+    /// It had not ended after this time, and was killed.
+    Late(Duration),
     Said(String),
 }
 
-fn run(program: &OsString, uri: Option<&str>, arguments: &[&str]) -> Result<Vec<u8>, Failure> {
+/// What a run of `virsh` that came to its end has left.
+struct Ran {
+    is_good: bool,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Ran {
+    /// Its error messages in one line.
+    fn failure(&self) -> Failure {
+        let text = String::from_utf8_lossy(&self.stderr);
+        let mut said = text.lines().map(|line| line.strip_prefix("error: ").unwrap_or(line)).fold(
+            String::new(),
+            |mut said, line| {
+                if !line.trim().is_empty() {
+                    let _ = write!(said, "{}{}", if said.is_empty() { "" } else { ": " }, line.trim());
+                }
+                said
+            },
+        );
+        if said.is_empty() {
+            "virsh gave no answer and said nothing".clone_into(&mut said);
+        }
+        Failure::Said(said)
+    }
+}
+
+/// Runs `virsh` to its end, or until the deadline.
+fn run(
+    program: &OsString,
+    uri: Option<&str>,
+    arguments: &[&str],
+    input: Vec<u8>,
+    deadline: Duration,
+) -> Result<Ran, Failure> {
+    let started = Instant::now();
     let mut command = Command::new(program);
-    // Its messages are told apart by their words.
-    command.env("LC_ALL", "C").stdin(Stdio::null()).arg("--quiet");
+    // Its messages are told apart by their words. The others keep its line editor plain, and secrets out of its history.
+    command.envs([("LC_ALL", "C"), ("TERM", "dumb"), ("INPUTRC", "/dev/null"), ("VIRSH_HISTSIZE", "0")]).arg("--quiet");
     if let Some(uri) = uri {
         command.args(["--connect", uri]);
     }
-    let output = command.args(arguments).output().map_err(Failure::NotStarted)?;
-    if output.status.success() {
-        return Ok(output.stdout);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(Failure::NotStarted)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // If it ends before it has read all, its messages say why.
+        thread::spawn(move || stdin.write_all(&input));
     }
-    let text = String::from_utf8_lossy(&output.stderr);
-    let mut said =
-        text.lines().map(|line| line.strip_prefix("error: ").unwrap_or(line)).fold(String::new(), |mut said, line| {
-            if !line.trim().is_empty() {
-                let _ = write!(said, "{}{}", if said.is_empty() { "" } else { ": " }, line.trim());
+    let outputs = [child.stdout.take().map(gather), child.stderr.take().map(gather)];
+    let [stdout, stderr] = outputs.map(|output| {
+        let left = deadline.saturating_sub(started.elapsed());
+        output.map_or_else(|| Ok(Vec::new()), |output| output.recv_timeout(left))
+    });
+    let (Ok(stdout), Ok(stderr)) = (stdout, stderr) else {
+        // It may have ended just now.
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(Failure::Late(deadline));
+    };
+    let status = child.wait().map_err(Failure::NotStarted)?;
+    Ok(Ran { is_good: status.success(), stdout, stderr })
+}
+
+/// Reads to the end in a thread of its own.
+fn gather(output: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error may explain it. Nobody listens any more after the deadline.
+        let _ = output.take(LONGEST_OUTPUT_BYTES).read_to_end(&mut bytes);
+        let _ = sender.send(bytes);
+    });
+    receiver
+}
+
+/// The reply between the echo of the request and the next prompt. A `virsh` without a line editor echoes nothing.
+fn reply_in(output: &[u8]) -> Option<&[u8]> {
+    let mut lines = output.split(|&byte| byte == b'\n').map(|line| without_prompt(line.trim_ascii()));
+    let first = lines.next().filter(|line| line.starts_with(b"{"));
+    first.or_else(|| lines.find(|line| !line.is_empty()))
+}
+
+fn without_prompt(line: &[u8]) -> &[u8] {
+    let after = [b"virsh #".as_slice(), b"virsh >"].into_iter().find_map(|prompt| line.strip_prefix(prompt));
+    after.unwrap_or(line).trim_ascii_start()
+}
+
+/// The text as one word of a `virsh` command.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The same JSON without characters that mean something to a line editor or to quotes.
+fn unambiguous(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut text, character| {
+        match character {
+            ' '..='~' if character != '\'' => text.push(character),
+            // Between the members; those in texts are escaped already.
+            '\n' | '\t' | '\r' => text.push(' '),
+            _ => {
+                for unit in character.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
             }
-            said
-        });
-    if said.is_empty() {
-        said = format!("virsh ended with {} and said nothing", output.status);
-    }
-    Err(Failure::Said(said))
+        }
+        text
+    })
 }
 
 fn not_started(target: String, source: &io::Error) -> Error {
@@ -184,6 +307,34 @@ fn explain(command: &str, target: &str, text: &str, silence: Duration) -> Error 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_virsh_that_hangs_is_ended() {
+        let limit = Duration::from_millis(100);
+        let ran = run(&"tail".into(), None, &["--follow", "/dev/null"], Vec::new(), limit);
+        assert!(matches!(ran, Err(Failure::Late(after)) if after == limit));
+    }
+
+    #[test]
+    fn a_request_survives_the_quotes_of_virsh() {
+        let value = serde_json::json!({ "a": "it's \u{7f} grün 😀 \"x\" \\ \n" });
+        let text = unambiguous(&value.to_string());
+        assert!(text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'\''), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+        assert_eq!(quoted("my 'web'"), r"'my '\''web'\'''");
+    }
+
+    #[test]
+    fn the_reply_is_found_between_prompts() {
+        let check = |output: &str, reply: Option<&str>| {
+            assert_eq!(reply_in(output.as_bytes()), reply.map(str::as_bytes), "{output:?}");
+        };
+        check("virsh # qemu-agent-command --x '{}'\n{\"return\":{}}\n\nvirsh # \n", Some("{\"return\":{}}"));
+        check("virsh # \r<command '{\"execute\":1}'\n{\"return\":{}}\n\nvirsh # \n", Some("{\"return\":{}}"));
+        check("virsh > {\"return\":{}}\nvirsh > \n", Some("{\"return\":{}}"));
+        check("virsh # qemu-agent-command --x '{}'\nvirsh # \n", None);
+        check("", None);
+    }
 
     #[test]
     fn libvirts_words_are_told_apart() {

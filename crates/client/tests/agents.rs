@@ -441,6 +441,84 @@ fn what_cannot_be_copied_is_told_why() {
 }
 
 #[test]
+fn a_device_a_socket_and_a_fifo_stay_what_they_are() {
+    let Some(guest) = Guest::start() else { return };
+    let mut agent = guest.connect();
+    fs::write(guest.path("source"), "x").unwrap();
+    let made = std::process::Command::new("mkfifo").arg(guest.path("fifo")).status().unwrap();
+    assert!(made.success());
+    let _socket = std::os::unix::net::UnixListener::bind(guest.path("socket")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", guest.path("device")).unwrap();
+    let before = names(&guest);
+    for name in ["fifo", "socket", "device"] {
+        let options = CopyOptions::default();
+        let up = agent.upload(&guest.path("source"), &guest.text(name), options, &mut no_progress);
+        let down = agent.download(&guest.text("source"), &guest.path(name), options, &mut no_progress);
+        for error in [up.unwrap_err(), down.unwrap_err()] {
+            assert!(error.to_string().contains("it is a device, a socket or a FIFO"), "{error}");
+        }
+        assert!(!guest.path(name).metadata().unwrap().is_file());
+    }
+    assert_eq!(names(&guest), before);
+    for up in [true, false] {
+        std::os::unix::fs::symlink("/nonexistent/x", guest.path("dangling")).unwrap();
+        let (from, to) = (guest.path("source"), guest.path("dangling"));
+        let copied = if up {
+            agent.upload(&from, to.to_str().unwrap(), CopyOptions::default(), &mut no_progress)
+        } else {
+            agent.download(from.to_str().unwrap(), &to, CopyOptions::default(), &mut no_progress)
+        };
+        assert_eq!(copied.unwrap().bytes, 1);
+        fs::remove_file(to).unwrap();
+    }
+}
+
+#[test]
+fn two_copies_to_one_name_do_not_mix() {
+    let (Some(guest), Some(other)) = (Guest::start(), Guest::start()) else { return };
+    let long = noise(6 << 20);
+    let (source, short, there) = (guest.path("source"), guest.path("short"), guest.path("x"));
+    fs::write(&source, &long).unwrap();
+    fs::write(&short, "short").unwrap();
+    for (up, resume) in [(true, false), (true, true), (false, false), (false, true)] {
+        let options = CopyOptions { resume, ..CopyOptions::default() };
+        let copy = |guest: &Guest, from: &PathBuf, progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>| {
+            let mut agent = guest.connect();
+            if up {
+                agent.upload(from, there.to_str().unwrap(), options, progress)
+            } else {
+                agent.download(from.to_str().unwrap(), &there, options, progress)
+            }
+        };
+        let mut second = None;
+        let first = copy(&guest, &source, &mut |progress| {
+            if progress.copied_bytes >= 2 << 20 && second.is_none() {
+                second = Some(copy(&other, &short, &mut no_progress));
+            }
+            ControlFlow::Continue(())
+        });
+        let (first, second) = (first.map_err(|error| error.to_string()), second.unwrap());
+        let second = second.map_err(|error| error.to_string());
+        let is_refused = |error: &String| error.contains("another copy to the same file is at work");
+        let content = fs::read(&there).unwrap();
+        match (up, resume) {
+            // Each has a partial file of its own; the last one to end gives the content.
+            (true, false) => assert!(first.is_ok() && second.is_ok() && content == long, "{first:?} {second:?}"),
+            (true, true) => {
+                assert!(first.as_ref().is_err_and(is_refused) && second.is_ok(), "{first:?} {second:?}");
+                assert_eq!(content, b"short");
+            }
+            (false, _) => {
+                assert!(first.is_ok() && second.as_ref().is_err_and(is_refused), "{first:?} {second:?}");
+                assert!(content == long);
+            }
+        }
+        fs::remove_file(&there).unwrap();
+        assert_eq!(names(&guest), ["short", "source"]);
+    }
+}
+
+#[test]
 fn a_tree_goes_there_and_back() {
     let Some(guest) = Guest::start() else { return };
     let mut agent = guest.connect();

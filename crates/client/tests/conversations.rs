@@ -1,10 +1,11 @@
 //! The client against scripted agents: what it sends, and what it makes of good and bad answers.
 
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use qga_client::{Connection, Error, Exit, Limits, Timeouts};
+use qga_client::{Connection, CopyOptions, Error, Exit, Limits, Progress, Timeouts};
 use serde_json::{Value, json};
 
 /// An agent that answers each line with whatever the function returns.
@@ -76,9 +77,156 @@ fn sync_says_so_when_the_agent_refuses_the_command() {
 
 #[test]
 fn sync_gives_up_on_endless_garbage() {
-    let mut agent = Scripted::connect(|_| vec![b'x'; 3 << 20])
-        .with_limits(Limits { reply_bytes: 1 << 20, discarded_bytes: 1 << 20 });
+    let mut agent = Scripted::connect(|_| vec![b'x'; 3 << 20]).with_limits(Limits {
+        reply_bytes: 1 << 20,
+        discarded_bytes: 1 << 20,
+        ..Limits::default()
+    });
     assert!(matches!(agent.sync(), Err(Error::TooLong { limit_bytes: 1_048_576, .. })));
+}
+
+#[test]
+fn sync_gives_up_on_endless_ends_and_wrong_answers() {
+    for piece in [b"\n".as_slice(), b"\xff{}\n", b"\xff\n"] {
+        let mut agent = Connection::new(Endless { piece, pause: Duration::ZERO }).with_limits(Limits {
+            reply_bytes: 1 << 20,
+            discarded_bytes: 1 << 20,
+            ..Limits::default()
+        });
+        assert!(matches!(agent.sync(), Err(Error::TooLong { limit_bytes: 1_048_576, .. })), "{piece:?}");
+    }
+}
+
+#[test]
+fn sync_gives_up_on_an_agent_that_never_gets_to_the_point() {
+    let limits = Limits { sync_time: Duration::from_millis(30), discarded_bytes: usize::MAX, ..Limits::default() };
+    for piece in [b"x".as_slice(), b"\xff{}\n"] {
+        let mut agent = Connection::new(Endless { piece, pause: Duration::from_millis(1) }).with_limits(limits);
+        let error = agent.sync().unwrap_err();
+        assert!(matches!(&error, Error::Reply { problem, .. } if problem.contains("0.03 s")), "{error}");
+    }
+}
+
+/// Says the same for ever.
+struct Endless {
+    piece: &'static [u8],
+    pause: Duration,
+}
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        std::thread::sleep(self.pause);
+        let pieces = if self.pause.is_zero() { buffer.len() / self.piece.len() } else { 1 };
+        let bytes = self.piece.repeat(pieces);
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+}
+
+impl Write for Endless {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An agent that says of each program what the function does of its path and its last argument.
+fn with_programs(output: impl Fn(&str, &str) -> Value) -> Connection<Scripted<impl FnMut(&str) -> Vec<u8>>> {
+    let mut status = json!({ "exited": true, "exitcode": 0 });
+    Scripted::connect(move |line| {
+        let request: Value = serde_json::from_str(line).expect("a request");
+        let arguments = &request["arguments"];
+        let reply = match request["execute"].as_str() {
+            Some("guest-exec") => {
+                let last = arguments["arg"].as_array().and_then(|all| all.last()).and_then(Value::as_str);
+                status = output(arguments["path"].as_str().expect("a path"), last.unwrap_or_default());
+                json!({ "return": { "pid": 7 } })
+            }
+            Some("guest-exec-status") => json!({ "return": status }),
+            Some("guest-file-open") => json!({ "return": 1000 }),
+            Some("guest-file-read") => json!({ "return": { "count": 3, "buf-b64": "YWJj", "eof": false } }),
+            Some("guest-file-seek") => json!({ "return": { "position": 3, "eof": false } }),
+            _ => json!({ "return": {} }),
+        };
+        format!("{reply}\n").into_bytes()
+    })
+}
+
+fn said(text: &str) -> Value {
+    json!({ "exited": true, "exitcode": 0, "out-data": base64_simd::STANDARD.encode_to_string(text) })
+}
+
+fn go_on(_: Progress<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn no_file_is_written_through_a_link_of_an_earlier_copy() {
+    let host = tempfile::tempdir().expect("a directory");
+    let (victim, copy) = (host.path().join("victim"), host.path().join("copy"));
+    std::fs::create_dir(&victim).unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    std::os::unix::fs::symlink(&victim, copy.join("d")).unwrap();
+    let mut agent = with_programs(|program, last| match (program, last) {
+        ("stat", "/t") => said("//41ed 3 17 9,a\nroot\nroot\n/t\n"),
+        ("stat", _) => said("//81a4 3 17 9,a\nroot\nroot\n/t/d/keys\n"),
+        ("find", _) => said("//81a4 3 17 9,a\nroot\nroot\n/t/d/keys\n//a1ff 3 17 9,a\nroot\nroot\n/t/d/link\n"),
+        _ => said(""),
+    });
+    let report = agent.download_tree("/t", &copy, CopyOptions::default(), &mut go_on).unwrap();
+    assert_eq!((report.files, report.links, report.skipped.len()), (0, 0, 2), "{report:?}");
+    assert_eq!(std::fs::read_dir(&victim).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_without_an_end_is_not_copied_without_an_end() {
+    let host = tempfile::tempdir().expect("a directory");
+    let mut agent = with_programs(|_, _| said("//81a4 30000 17 9,a\nroot\nroot\n/x\n"));
+    let error = agent.download("/x", &host.path().join("x"), CopyOptions::default(), &mut go_on).unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(host.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_copy_that_is_too_short_is_noticed_without_stat() {
+    let host = tempfile::tempdir().expect("a directory");
+    let mut agent = Scripted::connect(|line| {
+        let reply = match line {
+            line if line.contains("guest-exec") => json!({ "error": { "class": "CommandNotFound", "desc": "no" } }),
+            line if line.contains("guest-file-open") => json!({ "return": 1000 }),
+            line if line.contains("guest-file-seek") => json!({ "return": { "position": 10, "eof": false } }),
+            line if line.contains("guest-file-read") => {
+                json!({ "return": { "count": 3, "buf-b64": "YWJj", "eof": true } })
+            }
+            _ => json!({ "return": {} }),
+        };
+        format!("{reply}\n").into_bytes()
+    });
+    let error = agent.download("/x", &host.path().join("x"), CopyOptions::default(), &mut go_on).unwrap_err();
+    assert!(matches!(error, Error::Changed { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(host.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_path_that_cmd_would_run_is_refused() {
+    let host = tempfile::NamedTempFile::new().expect("a file");
+    let mut agent = Scripted::connect(|line| {
+        assert!(!line.contains("guest-file-open"), "nothing is sent for nothing");
+        let class = "GenericError";
+        let desc = "Guest agent command failed, error was 'Failed to execute helper program (/bin/sh)'";
+        format!("{}\n", json!({ "error": { "class": class, "desc": desc } })).into_bytes()
+    });
+    let options = CopyOptions::default();
+    let error = agent.upload(host.path(), "C:\\a & del x", options, &mut go_on).unwrap_err();
+    assert!(error.to_string().contains("cmd"), "{error}");
+}
+
+#[test]
+fn a_program_that_does_not_end_is_given_up() {
+    let mut agent = with_programs(|_, _| json!({ "exited": false }));
+    assert_eq!(agent.run_within("stat", &["/hung"], None, Duration::from_millis(20)).unwrap(), None);
 }
 
 #[test]
@@ -98,7 +246,7 @@ fn arguments_are_left_out_where_there_are_none() {
 fn bad_answers_are_told_apart() {
     let call = |answer: &'static [u8]| {
         Scripted::connect(move |_| answer.to_vec())
-            .with_limits(Limits { reply_bytes: 100, discarded_bytes: 100 })
+            .with_limits(Limits { reply_bytes: 100, discarded_bytes: 100, ..Limits::default() })
             .call_raw("guest-ping", Value::Null)
             .unwrap_err()
     };

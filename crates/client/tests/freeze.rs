@@ -92,6 +92,13 @@ fn a_guard_thaws_when_it_goes() {
 }
 
 #[test]
+fn a_guard_that_leaves_thaws_nothing() {
+    let guest = Shared::default();
+    assert_eq!(freeze(&guest).unwrap().leave(), 2);
+    assert_eq!(asked(&guest), ["status", "freeze"]);
+}
+
+#[test]
 fn a_guard_thaws_when_the_thread_panics() {
     let guest = Shared::default();
     let same = Arc::clone(&guest);

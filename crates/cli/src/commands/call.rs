@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
+use crate::output::text::json_text;
 use crate::visit::Visit;
 
 /// How long an error of a command whose success is not answered is waited for.
@@ -97,8 +98,7 @@ fn option(argument: &'static Argument) -> Arg {
 impl Call {
     /// What a person is asked before it is done.
     pub fn question(&self) -> Option<String> {
-        let rules = self.info.rules;
-        (rules.exclusive || !rules.success_response).then(|| format!("call {} on", self.info.name))
+        question(self.info)
     }
 
     pub fn run(&self, visit: &mut Visit<'_>) -> Result<()> {
@@ -110,7 +110,7 @@ impl Call {
             return if visit.page.is_json() { visit.page.json(&Value::Null) } else { Ok(()) };
         }
         let reply = agent.call_raw(self.info.name, arguments)?;
-        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.line(format!("{reply:#}")) }
+        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.line(json_text(&format!("{reply:#}"))) }
     }
 
     fn arguments(&self) -> Result<Value> {
@@ -197,8 +197,20 @@ fn first_sentence(doc: &[&str]) -> String {
     first[..end].trim_end_matches('.').to_owned()
 }
 
+/// What a person is asked before a command is called that changes the guest.
+fn question(info: &Info) -> Option<String> {
+    (info.rules.exclusive || !info.rules.success_response).then(|| format!("call {} on", info.name))
+}
+
+/// What a person is asked before a message is sent. One that is wrong is told of later.
+pub fn raw_question(message: &str) -> Option<String> {
+    let (command, _) = parse_message(message).ok()?;
+    question(qga_protocol::commands().find(|info| info.name == command)?)
+}
+
 /// `qga raw`: a message as it is, and the reply as it is.
 pub fn raw(message: Option<&str>, visit: &mut Visit<'_>) -> Result<()> {
+    let (may_change, name) = (visit.general.yes, visit.target.to_string());
     let mut agent = visit.connect()?;
     let mut send = |message: &str| -> Result<()> {
         let (command, arguments) = parse_message(message)?;
@@ -209,7 +221,7 @@ pub fn raw(message: Option<&str>, visit: &mut Visit<'_>) -> Result<()> {
                 None => return Err(error.into()),
             },
         };
-        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.line(reply.to_string()) }
+        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.line(json_text(&reply.to_string())) }
     };
     if let Some(message) = message {
         return send(message);
@@ -217,6 +229,13 @@ pub fn raw(message: Option<&str>, visit: &mut Visit<'_>) -> Result<()> {
     for line in std::io::stdin().lines() {
         let line = line.map_err(|error| Failure::host("read standard input", &error))?;
         if !line.trim().is_empty() {
+            if let (false, Some(act)) = (may_change, raw_question(&line)) {
+                return Err(Failure::told(
+                    Code::Usage,
+                    format!("this would {act} {name}, and standard input has the messages"),
+                    "Say --yes to do it without being asked.",
+                ));
+            }
             send(&line)?;
         }
     }

@@ -56,7 +56,7 @@ struct Skipped {
 impl Show for Report {
     fn show(&self, page: &mut Page) -> Result<()> {
         for skipped in &self.skipped {
-            page.note(format!("left out {}: {}", printable(&skipped.path), skipped.why));
+            page.note(format!("left out {}: {}", printable(&skipped.path), printable(&skipped.why)));
         }
         let files = if self.files == 1 { "1 file".to_owned() } else { format!("{} files", self.files) };
         let rate = (self.bytes - self.resumed_bytes.min(self.bytes)) as f64 / self.seconds.max(0.001);

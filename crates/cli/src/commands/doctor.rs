@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::arguments::{Doctor, General};
 use crate::failure::{Failure, Result};
 use crate::fleet;
+use crate::output::text::printable;
 use crate::output::{BAD, FAINT, GOOD, Page, Show, WARNING, styled};
 use crate::target::select;
 
@@ -73,9 +74,9 @@ impl Show for Diagnosis {
                 Verdict::Remarkable => styled(WARNING, "note"),
                 Verdict::Bad => styled(BAD, "bad "),
             };
-            page.line(format!("{mark}  {}", check.text))?;
+            page.line(format!("{mark}  {}", printable(&check.text)))?;
             if !check.advice.is_empty() {
-                page.line(format!("      {}", styled(FAINT, &check.advice)))?;
+                page.line(format!("      {}", styled(FAINT, printable(&check.advice))))?;
             }
         }
         Ok(())

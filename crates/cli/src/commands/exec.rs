@@ -32,7 +32,7 @@ pub fn run(options: &Exec, selection: &Selection, general: &General) -> Result<(
 
 fn run_one(options: &Exec, visit: &mut Visit<'_>) -> Result<()> {
     let mut agent = visit.connect()?;
-    let program = program(options, &mut agent)?;
+    let program = program(options, &mut agent, &visit.page)?;
     if options.detach {
         let pid = agent.start_program(&program)?;
         return if visit.page.is_json() {
@@ -83,7 +83,7 @@ pub fn exit_code(ended: Ended, was_stopped: bool) -> u8 {
     }
 }
 
-fn program(options: &Exec, agent: &mut AnyAgent) -> Result<Program> {
+fn program(options: &Exec, agent: &mut AnyAgent, page: &Page) -> Result<Program> {
     let mut words = options.program.clone();
     if options.shell {
         let line = words.join(" ");
@@ -95,9 +95,15 @@ fn program(options: &Exec, agent: &mut AnyAgent) -> Result<Program> {
         let shell = ["/bin/sh", "-c", IN_DIRECTORY, "sh", directory];
         words.splice(0..0, shell.map(str::to_owned));
     }
-    let environment = options.clear_env.then(|| options.env.clone());
-    if !options.env.is_empty() && !options.clear_env {
-        // The protocol replaces the whole environment; `env` adds to it.
+    // The protocol replaces the whole environment, so what is to be kept of it goes along.
+    let own = match (options.clear_env, options.env.is_empty()) {
+        (true, _) => Some(Vec::new()),
+        (false, true) => None,
+        (false, false) => agents_environment(agent)?,
+    };
+    let environment = own.map(|own| with_variables(own, &options.env));
+    if environment.is_none() && !options.env.is_empty() {
+        page.note("the agent does not tell its environment: the guest's users can see the variables with ps");
         if words[0].contains('=') {
             return Err(Failure::usage(format!("--env does not go with the program name {:?}", words[0])));
         }
@@ -105,6 +111,22 @@ fn program(options: &Exec, agent: &mut AnyAgent) -> Result<Program> {
     }
     let path = words.remove(0);
     Ok(Program { path, arguments: words, environment, ..Program::default() })
+}
+
+/// The agent's environment, which its programs inherit; nothing where it cannot be read.
+fn agents_environment(agent: &mut AnyAgent) -> Result<Option<Vec<String>>> {
+    let text = guest::small_file(agent, "/proc/self/environ")?;
+    Ok(text.map(|text| text.split('\0').filter(|variable| variable.contains('=')).map(str::to_owned).collect()))
+}
+
+/// The environment with variables added; the last one of a name stays.
+fn with_variables(mut environment: Vec<String>, added: &[String]) -> Vec<String> {
+    let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    for variable in added {
+        environment.retain(|other| name(other) != name(variable));
+        environment.push(variable.clone());
+    }
+    environment
 }
 
 fn result_json(ended: Ended, [stdout, stderr]: [Vec<u8>; 2]) -> Value {

@@ -1,5 +1,7 @@
 //! `qga cat` and `qga ls`: looking at the guest's files.
 
+use std::io;
+
 use qga_client::{FileKind, GuestFile, OutputStream};
 use serde::Serialize;
 
@@ -9,6 +11,9 @@ use crate::output::table::{Cell, Table};
 use crate::output::text::printable_bytes;
 use crate::output::{NAME, Page, Show, styled, units};
 use crate::visit::Visit;
+
+/// Longest file that `cat --json` holds.
+const KEPT_BYTES: usize = 64 << 20;
 
 pub fn cat(options: &Paths, visit: &mut Visit<'_>) -> Result<()> {
     let mut agent = visit.connect()?;
@@ -20,6 +25,10 @@ pub fn cat(options: &Paths, visit: &mut Visit<'_>) -> Result<()> {
         let page = &mut visit.page;
         let read = agent.read_to_end(handle, &act, &mut |bytes| {
             if json {
+                if kept.len() + bytes.len() > KEPT_BYTES {
+                    let limit = KEPT_BYTES >> 20;
+                    return Err(io::Error::other(format!("it is longer than {limit} MiB, the most that --json takes")));
+                }
                 kept.extend_from_slice(bytes);
                 return Ok(());
             }

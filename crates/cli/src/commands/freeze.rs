@@ -3,11 +3,15 @@
 
 mod watcher;
 
+use std::io::Write;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qga_client::protocol::fsfreeze::{Freeze as FreezeCommand, FreezeList, FreezeStatus, Status, Thaw};
+use qga_client::protocol::fsfreeze::{FreezeStatus, Status, Thaw};
 use qga_client::{Agent, Frozen, Target};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
@@ -16,6 +20,7 @@ use serde_json::json;
 use crate::arguments::{Freeze, General};
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
+use crate::fleet::visit;
 use crate::interrupts::Interrupts;
 use crate::output::{GOOD, Page, Show, WARNING, styled};
 use crate::target::{Selection, short_names};
@@ -26,6 +31,8 @@ pub use watcher::{WATCHER, watch};
 
 /// How long a command may take to end when it was asked to.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long after it was killed. One of another user, or one that waits for a dead disk, may never end.
+const LAST_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,20 +75,38 @@ fn counted(file_systems: u64) -> String {
     format!("{file_systems} {unit}")
 }
 
-/// Freezes and leaves it so, or tells whether it is.
-pub fn freeze(options: &Freeze, visit: &mut Visit<'_>) -> Result<()> {
-    let mut agent = visit.connect()?;
-    if options.status {
-        let status = agent.call(&Status {})?;
-        return visit.page.report(&State { status });
+/// Tells whether it is frozen.
+pub fn status(visit: &mut Visit<'_>) -> Result<()> {
+    let status = visit.connect()?.call(&Status {})?;
+    visit.page.report(&State { status })
+}
+
+/// Freezes and leaves it so. A freeze that fails is thawed; of several targets those that could be frozen stay so, and
+/// are named if others failed.
+pub fn freeze(options: &Freeze, selection: &Selection, general: &General) -> Result<()> {
+    let frozen = Mutex::new(Vec::new());
+    let done = visit(selection, general, &|visit| {
+        let guard = freeze_one(options, visit.target, general)?;
+        let file_systems = i64::try_from(guard.leave()).unwrap_or(i64::MAX);
+        frozen.lock().unwrap_or_else(PoisonError::into_inner).push(visit.target.to_string());
+        let advice = Some(format!("Programs that write wait until: qga -t {} thaw", visit.target));
+        visit.page.report(&Count { what: "frozen", file_systems, advice })
+    });
+    let frozen = frozen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if done.is_err() && !frozen.is_empty() {
+        let (count, of, targets) = (frozen.len(), selection.targets.len(), frozen.join("' -t '"));
+        note(general, &format!("{count} of {of} stay frozen until: qga -t '{targets}' thaw"));
     }
-    let file_systems = if options.mount.is_empty() {
-        agent.call(&FreezeCommand {})?
-    } else {
-        agent.call(&FreezeList { mountpoints: Some(options.mount.clone()) })?
-    };
-    let advice = Some(format!("Programs that write wait until: qga -t {} thaw", visit.target));
-    visit.page.report(&Count { what: "frozen", file_systems, advice })
+    done
+}
+
+fn freeze_one(options: &Freeze, target: &Target, general: &General) -> Result<Frozen<'static>> {
+    Ok(Frozen::at(target, general.timeouts(), mounts(options))?)
+}
+
+/// The mount points to freeze; nothing means all.
+fn mounts(options: &Freeze) -> Option<&[String]> {
+    (!options.mount.is_empty()).then_some(options.mount.as_slice())
 }
 
 pub fn thaw(visit: &mut Visit<'_>) -> Result<()> {
@@ -107,7 +132,7 @@ pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result
     let watcher = Watcher::start(&selection.targets, general)?;
     watcher.arm()?;
     let started = Instant::now();
-    let mut frozen = match freeze_all(options, &selection.targets, general) {
+    let frozen = match freeze_all(options, &selection.targets, general) {
         Ok(frozen) => frozen,
         Err(failure) => {
             // What had been frozen of them has been thawed; the watcher has the doubtful cases.
@@ -121,10 +146,14 @@ pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result
     note(general, &format!("{} of {} frozen", counted(file_systems), names.join(", ")));
 
     let ended = run_command(&options.run, options.time_limit, general.json, &interrupts);
-    let held =
-        frozen.iter_mut().zip(&selection.targets).map(|(frozen, target)| holds(frozen, target)).collect::<Vec<_>>();
     let seconds = started.elapsed().as_secs_f64();
-    let thawed: Vec<_> = frozen.into_iter().map(Frozen::thaw).collect();
+    let (held, thawed): (Vec<_>, Vec<_>) =
+        at_once(frozen.into_iter().zip(&selection.targets), |(mut frozen, target)| {
+            let held = holds(&mut frozen, target);
+            (held, frozen.thaw())
+        })
+        .into_iter()
+        .unzip();
     if thawed.iter().all(std::result::Result::is_ok) {
         watcher.dismiss();
         note(general, &format!("thawed after {seconds:.1} s"));
@@ -147,18 +176,75 @@ pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result
     if ended == 0 { Ok(()) } else { Err(Failure::Silent(ended)) }
 }
 
-/// Freezes all at the same time; what was frozen is thawed if one fails.
+/// Freezes all at the same time. If one fails the others are thawed at once, however long that one takes to give up.
 fn freeze_all(options: &Freeze, targets: &[Target], general: &General) -> Result<Vec<Frozen<'static>>> {
-    let mounts = (!options.mount.is_empty()).then_some(options.mount.as_slice());
-    let freeze_one = |target: &Target| Frozen::at(target, general.timeouts(), mounts);
-    let frozen: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = targets.iter().map(|target| scope.spawn(move || freeze_one(target))).collect();
+    const PAUSE: Duration = Duration::from_millis(50);
+    let (sender, results) = mpsc::channel();
+    let is_failing = Arc::new(AtomicBool::new(false));
+    thread::scope(|scope| {
+        for (index, target) in targets.iter().enumerate() {
+            let (sender, is_failing) = (sender.clone(), Arc::clone(&is_failing));
+            scope.spawn(move || {
+                // A guard that nobody takes thaws.
+                let _ = sender.send((index, freeze_or_warn(options, target, general, &is_failing)));
+            });
+        }
+        drop(sender);
+        let mut frozen = Vec::new();
+        let mut failure = None;
+        loop {
+            match results.recv_timeout(PAUSE) {
+                Ok((index, Ok(guard))) => frozen.push((index, guard)),
+                Ok((_, Err(error))) => failure = failure.or(Some(error)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if failure.is_some() || is_failing.load(Ordering::Relaxed) {
+                for (_, guard) in frozen.drain(..) {
+                    scope.spawn(move || drop(guard));
+                }
+            }
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        if frozen.len() < targets.len() {
+            return Err(Failure::told(Code::TryAgain, "the targets could not be frozen together", ""));
+        }
+        frozen.sort_by_key(|(index, _)| *index);
+        Ok(frozen.into_iter().map(|(_, guard)| guard).collect())
+    })
+}
+
+/// Freezes one. That a second connection is needed means that the freeze has failed, long before thawing is given up.
+fn freeze_or_warn(
+    options: &Freeze,
+    target: &Target,
+    general: &General,
+    is_failing: &Arc<AtomicBool>,
+) -> Result<Frozen<'static>> {
+    let (target, timeouts, is_failing) = (target.clone(), general.timeouts(), Arc::clone(is_failing));
+    let mut is_connected = false;
+    let connect = move || {
+        if is_connected {
+            is_failing.store(true, Ordering::Relaxed);
+        }
+        is_connected = true;
+        Agent::connect(&target, timeouts)
+    };
+    Ok(Frozen::over(Box::new(connect), mounts(options))?)
+}
+
+/// Does something for each in a thread of its own: a guest that hangs must not hold up the others.
+fn at_once<I: Send, O: Send>(each: impl Iterator<Item = I>, act: impl Fn(I) -> O + Sync) -> Vec<O> {
+    let act = &act;
+    thread::scope(|scope| {
+        let threads: Vec<_> = each.map(|one| scope.spawn(move || act(one))).collect();
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
-    });
-    Ok(frozen.into_iter().collect::<std::result::Result<_, _>>()?)
+    })
 }
 
 fn is_thawed(target: &Target, general: &General) -> bool {
@@ -205,8 +291,7 @@ fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts
         Ok(child) => child,
         Err(error) => {
             let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
-            let mut stderr = anstream::stderr();
-            let _ = std::io::Write::write_fmt(&mut stderr, format_args!("qga: cannot start {}: {error}\n", words[0]));
+            let _ = writeln!(anstream::stderr(), "qga: cannot start {}: {error}", words[0]);
             return Ok(code);
         }
     };
@@ -217,6 +302,7 @@ fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts
 fn wait(child: &mut Child, deadline: Option<Instant>, interrupts: &Interrupts) -> Result<u8> {
     const PAUSE: Duration = Duration::from_millis(10);
     let mut ended_by: Option<(Code, Instant)> = None;
+    let mut killed: Option<Instant> = None;
     let mut heard = 0;
     loop {
         match child.try_wait() {
@@ -236,9 +322,18 @@ fn wait(child: &mut Child, deadline: Option<Instant>, interrupts: &Interrupts) -
                 }
             }
             Some((_, since)) if is_stopped || since.elapsed() > GRACE => {
+                // It may belong to another user: sudo does.
                 let _ = child.kill();
+                killed.get_or_insert_with(Instant::now);
             }
             _ => {}
+        }
+        if let (Some((code, _)), Some(killed)) = (ended_by, killed)
+            && killed.elapsed() > LAST_GRACE
+        {
+            // The guest waits; the command can go on without it.
+            let _ = writeln!(anstream::stderr(), "qga: the command (process {}) cannot be ended; thawing", child.id());
+            return Ok(code.number());
         }
         thread::sleep(PAUSE);
     }

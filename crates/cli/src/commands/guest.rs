@@ -1,5 +1,7 @@
 //! What several commands ask a guest: small files of its `/proc`, which system it is.
 
+use std::io;
+
 use qga_client::AnyAgent;
 use qga_protocol::identity::{GetOsInfo, OsInfo};
 use serde::Serialize;
@@ -10,17 +12,21 @@ use crate::visit::optional;
 /// Longest file of `/proc` that is read here.
 const LONGEST_BYTES: usize = 1 << 20;
 
-/// A small file of the guest; nothing if it is not there or may not be read.
+/// A small file of the guest; nothing if it is not there or may not be read. One that never ends is an error.
 pub fn small_file(agent: &mut AnyAgent, path: &str) -> Result<Option<String>> {
     let Some(handle) = optional(agent.open(path, "r"))? else { return Ok(None) };
     let mut content = Vec::new();
     let read = agent.read_to_end(handle, &format!("read {path} of the guest"), &mut |bytes| {
-        let room = LONGEST_BYTES.saturating_sub(content.len());
-        content.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if content.len() + bytes.len() > LONGEST_BYTES {
+            return Err(io::Error::other(format!("it is longer than {LONGEST_BYTES} bytes")));
+        }
+        content.extend_from_slice(bytes);
         Ok(())
     });
+    if !matches!(&read, Err(error) if error.needs_sync()) {
+        optional(agent.close(handle))?;
+    }
     let is_read = optional(read)?.is_some();
-    optional(agent.close(handle))?;
     Ok(is_read.then(|| String::from_utf8_lossy(&content).into_owned()))
 }
 

@@ -105,7 +105,7 @@ pub fn collect(agent: &mut AnyAgent, target: String) -> Result<Info> {
         processors,
         memory: guest::memory(agent)?,
         users: optional(agent.call(&GetUsers {}))?,
-        address: interfaces.as_deref().and_then(network::main_address).map(|address| address.address.clone()),
+        address: interfaces.as_deref().and_then(network::main_address).map(|address| address.to_string()),
         interfaces,
         file_systems: optional(agent.call(&GetFsInfo {}))?,
         disks: optional(agent.call(&GetDisks {}))?,

@@ -3,11 +3,12 @@
 mod exposition;
 mod server;
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use qga_client::{Agent, AnyAgent, Target};
+use qga_client::{Agent, AnyAgent, Target, Timeouts};
 use qga_protocol::fsfreeze::{FreezeStatus, Status};
 use qga_protocol::identity::{GetHostName, GetUsers};
 
@@ -33,15 +34,15 @@ pub fn run(options: &Metrics, general: &General) -> Result<()> {
 
 /// Asks all targets, several at a time. One that does not answer is down, and no error.
 fn scrape(selection: &Selection, general: &General) -> String {
+    let started = Instant::now();
     let page = Mutex::new(Exposition::default());
     let next = std::sync::atomic::AtomicUsize::new(0);
     let work = || {
         loop {
             let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(target) = selection.targets.get(index) else { break };
-            let mut own = Exposition::default();
-            measure(target, general, &mut own);
-            page.lock().unwrap_or_else(std::sync::PoisonError::into_inner).append(own);
+            let own = measure(target, general, started);
+            page.lock().unwrap_or_else(PoisonError::into_inner).append(own);
         }
     };
     thread::scope(|scope| {
@@ -49,25 +50,59 @@ fn scrape(selection: &Selection, general: &General) -> String {
             scope.spawn(work);
         }
     });
-    page.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).text()
+    page.into_inner().unwrap_or_else(PoisonError::into_inner).text()
 }
 
-fn measure(target: &Target, general: &General, page: &mut Exposition) {
+/// The measurements of one target, or why there are none.
+fn measure(target: &Target, general: &General, scrape_started: Instant) -> Exposition {
     let started = Instant::now();
     let name = target.to_string();
-    let mut own = Exposition::default();
-    let measured = Agent::connect(target, general.timeouts())
-        .map_err(Failure::from)
-        .and_then(|mut agent| measure_agent(&mut agent, &name, &mut own));
+    // An agent that always says a little never times out; the others' measurements are not to wait for it.
+    let left = general.timeout.saturating_mul(2).saturating_sub(scrape_started.elapsed());
+    let measured = measure_in_time(target.clone(), general.timeouts(), general.timeout.min(left));
     let labels = [("target", name.as_str())];
+    let mut page = Exposition::default();
     page.put("qga_up", &labels, if measured.is_ok() { 1.0 } else { 0.0 });
     page.put("qga_scrape_duration_seconds", &labels, started.elapsed().as_secs_f64());
-    if let Err(failure) = measured {
-        let word = failure.word();
-        page.put("qga_failure", &[("target", name.as_str()), ("reason", word.as_str())], 1.0);
-        return;
+    match measured {
+        Ok(own) => page.append(own),
+        Err(failure) => {
+            let word = failure.word();
+            page.put("qga_failure", &[("target", name.as_str()), ("reason", word.as_str())], 1.0);
+        }
     }
-    page.append(own);
+    page
+}
+
+/// Measures within a time. A target that is late is not asked again until the late question has ended.
+fn measure_in_time(target: Target, timeouts: Timeouts, limit: Duration) -> Result<Exposition> {
+    static LATE: Mutex<BTreeMap<String, Weak<()>>> = Mutex::new(BTreeMap::new());
+    let late = || LATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = target.to_string();
+    let too_late = || qga_client::Error::TimedOut { command: "all questions".to_owned(), after: limit };
+    {
+        let mut late = late();
+        late.retain(|_, question| question.strong_count() > 0);
+        if limit.is_zero() || late.contains_key(&name) {
+            return Err(too_late().into());
+        }
+    }
+    let question = Arc::new(());
+    let asked = Arc::downgrade(&question);
+    let (sender, answer) = mpsc::channel();
+    thread::spawn(move || {
+        let mut page = Exposition::default();
+        let measured = Agent::connect(&target, timeouts)
+            .map_err(Failure::from)
+            .and_then(|mut agent| measure_agent(&mut agent, &target.to_string(), &mut page));
+        // Nobody listens any more if it is late.
+        let _ = sender.send(measured.map(|()| page));
+        drop(question);
+    });
+    answer.recv_timeout(limit).unwrap_or_else(|_| {
+        late().insert(name.clone(), asked);
+        Err(too_late().into())
+    })
 }
 
 fn measure_agent(agent: &mut AnyAgent, target: &str, page: &mut Exposition) -> Result<()> {

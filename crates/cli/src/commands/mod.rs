@@ -22,7 +22,7 @@ mod targets;
 mod time;
 mod top;
 
-use crate::arguments::{Arguments, Command, General};
+use crate::arguments::{Arguments, Command, General, SshKey};
 use crate::confirm::confirm;
 use crate::failure::Result;
 use crate::fleet::visit;
@@ -51,6 +51,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 fn for_targets(command: &Command, selection: &Selection, general: &General) -> Result<()> {
     match command {
         Command::Freeze(options) if !options.run.is_empty() => freeze::run(options, selection, general),
+        Command::Freeze(options) if !options.status => freeze::freeze(options, selection, general),
         Command::WatchFreeze(options) => freeze::watch(options, selection, general),
         Command::Exec(options) => exec::run(options, selection, general),
         Command::Shell(options) => shell::run(options, selection.only("shell")?, general),
@@ -79,7 +80,7 @@ fn for_one(command: &Command, visit: &mut Visit<'_>) -> Result<()> {
         Command::Time(options) => time::run(options, visit),
         Command::Cpus(options) => processors::processors(options, visit),
         Command::Memory(options) => processors::memory(options, visit),
-        Command::Freeze(options) => freeze::freeze(options, visit),
+        Command::Freeze(_) => freeze::status(visit),
         Command::Thaw => freeze::thaw(visit),
         Command::Trim(options) => storage::trim(options, visit),
         Command::Suspend(options) => power::suspend(options.to, visit),
@@ -116,6 +117,8 @@ fn question(command: &Command) -> Option<String> {
         Command::Reboot => "reboot",
         Command::Halt => "halt",
         Command::Call(call) => return call.question(),
+        Command::Raw(options) => return call::raw_question(options.message.as_deref()?),
+        Command::SshKey(SshKey::Add { reset: true, .. }) => "remove all other keys of a user of",
         _ => return None,
     };
     Some(text.to_owned())

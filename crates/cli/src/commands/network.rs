@@ -1,5 +1,7 @@
 //! `qga ip`: the addresses of a guest, the one to reach it by first.
 
+use std::net::IpAddr;
+
 use qga_client::AnyAgent;
 use qga_protocol::network::{GetInterfaces, GetRoute, InterfaceStatistics, NetworkInterface, NetworkRoute};
 use serde::Serialize;
@@ -51,8 +53,8 @@ pub fn run(options: &Ip, visit: &mut Visit<'_>) -> Result<()> {
         return visit.page.report(&Interfaces(interfaces));
     }
     match main_address(&interfaces) {
-        Some(address) if visit.page.is_json() => visit.page.json(&address.address.clone().into()),
-        Some(address) => visit.page.line(&address.address),
+        Some(address) if visit.page.is_json() => visit.page.json(&address.to_string().into()),
+        Some(address) => visit.page.line(address.to_string()),
         None => Err(Failure::told(
             Code::NoSuchThing,
             "the guest has no address that is of use from elsewhere",
@@ -68,17 +70,20 @@ pub fn interfaces(agent: &mut AnyAgent) -> Result<Vec<Interface>> {
     Ok(ordered(interfaces, &routes))
 }
 
-/// The address by which the guest is reached: IPv4 of the default route before IPv6, before any other.
-pub fn main_address(interfaces: &[Interface]) -> Option<&Address> {
-    let global = || interfaces.iter().flat_map(|interface| &interface.addresses).filter(|address| address.is_global);
-    let of_default = |is_ipv4: bool| {
-        let interface = interfaces.iter().find(|interface| interface.is_default_route)?;
-        interface.addresses.iter().find(|address| address.is_global && is_ipv4 != address.address.contains(':'))
+/// The address by which the guest is reached: IPv4 of the default route before IPv6, before any other. It goes into
+/// other programs' command lines, so it is the address alone and nothing that the guest may have written behind it.
+pub fn main_address(interfaces: &[Interface]) -> Option<IpAddr> {
+    let global = |interface: &Interface| {
+        let addresses = interface.addresses.iter().filter(|address| address.is_global);
+        addresses.filter_map(|address| parse(&address.address)).collect::<Vec<_>>()
     };
-    of_default(true)
-        .or_else(|| of_default(false))
-        .or_else(|| global().find(|address| !address.address.contains(':')))
-        .or_else(|| global().next())
+    let of_default: Vec<IpAddr> =
+        interfaces.iter().find(|interface| interface.is_default_route).map(global).unwrap_or_default();
+    let all: Vec<IpAddr> = interfaces.iter().flat_map(global).collect();
+    let first = |addresses: &[IpAddr]| {
+        addresses.iter().find(|address| address.is_ipv4()).or_else(|| addresses.first()).copied()
+    };
+    first(&of_default).or_else(|| first(&all))
 }
 
 fn ordered(interfaces: Vec<NetworkInterface>, routes: &[NetworkRoute]) -> Vec<Interface> {
@@ -129,17 +134,18 @@ fn default_interface(routes: &[NetworkRoute]) -> Option<&str> {
         .map(|route| route.iface.as_str())
 }
 
-fn is_global(address: &str) -> bool {
+fn parse(address: &str) -> Option<IpAddr> {
     // A Windows guest writes the scope behind the address.
-    let address = address.split('%').next().unwrap_or_default();
-    match address.parse() {
-        Ok(std::net::IpAddr::V4(address)) => {
-            !address.is_loopback() && !address.is_link_local() && !address.is_unspecified()
-        }
-        Ok(std::net::IpAddr::V6(address)) => {
+    address.split('%').next()?.parse().ok()
+}
+
+fn is_global(address: &str) -> bool {
+    match parse(address) {
+        Some(IpAddr::V4(address)) => !address.is_loopback() && !address.is_link_local() && !address.is_unspecified(),
+        Some(IpAddr::V6(address)) => {
             !address.is_loopback() && !address.is_unicast_link_local() && !address.is_unspecified()
         }
-        Err(_) => false,
+        None => false,
     }
 }
 
@@ -185,10 +191,16 @@ mod tests {
         let sorted = ordered(interfaces.clone(), &routes);
         let names: Vec<&str> = sorted.iter().map(|interface| interface.name.as_str()).collect();
         assert_eq!(names, ["eth0", "docker0", "lo"]);
-        assert_eq!(main_address(&sorted).unwrap().address, "192.0.2.2");
+        assert_eq!(main_address(&sorted).unwrap().to_string(), "192.0.2.2");
         // An agent before 9.1 does not tell routes.
         let sorted = ordered(interfaces, &[]);
-        assert_eq!(main_address(&sorted).unwrap().address, "172.17.0.1");
+        assert_eq!(main_address(&sorted).unwrap().to_string(), "172.17.0.1");
+    }
+
+    #[test]
+    fn what_a_guest_writes_behind_its_address_is_dropped() {
+        let interfaces = ordered(vec![interface("eth0", &["192.0.2.2% -oProxyCommand=x\u{1b}[2J"])], &[]);
+        assert_eq!(main_address(&interfaces).unwrap().to_string(), "192.0.2.2");
     }
 
     #[test]

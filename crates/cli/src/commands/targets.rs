@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::arguments::General;
 use crate::failure::Result;
 use crate::output::table::{Cell, Table};
+use crate::output::text::printable;
 use crate::output::{Page, Show};
 
 #[derive(Debug, Serialize)]
@@ -36,7 +37,7 @@ pub fn run(general: &General) -> Result<()> {
     let discovery = qga_client::search();
     let mut page = Page::new(String::new(), None, general.json);
     for problem in &discovery.problems {
-        page.note(problem.to_string());
+        page.note(printable(&problem.to_string()));
     }
     let lines = discovery.found.into_iter();
     let lines = lines.map(|found| Line { target: found.target.to_string(), description: found.description });

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::info::{Clock, clock, now_seconds};
 use crate::arguments::Time;
 use crate::failure::Result;
+use crate::output::text::printable;
 use crate::output::{FAINT, GOOD, Page, Show, WARNING, styled, units};
 use crate::visit::{Visit, optional};
 
@@ -29,7 +30,7 @@ impl Show for Shown {
         let difference = format!("{:.3} s {side} this host", ahead.abs());
         let uncertainty = styled(FAINT, format!("± {:.3} s", self.clock.uncertainty_seconds));
         let moment = units::moment(self.clock.guest_seconds as i64, offset);
-        page.line(format!("{moment} {zone}  {} {uncertainty}", styled(style, difference)))
+        page.line(format!("{moment} {}  {} {uncertainty}", printable(&zone), styled(style, difference)))
     }
 }
 

@@ -8,6 +8,7 @@ use qga_client::OutputStream;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::text::json_text;
 use super::{FAINT, NAME, styled};
 use crate::failure::{Failure, Result};
 
@@ -71,14 +72,14 @@ impl Page {
         } else {
             json!({ "target": self.target, "ok": true, "result": value }).to_string()
         };
-        write_line(&text)
+        write_line(&json_text(&text))
     }
 
     /// Writes why there is no result among those of other targets, for programs.
     pub fn json_failure(&mut self, failure: &Failure) {
         let line = json!({ "target": self.target, "ok": false, "error": failure.to_json() });
         // Who does not read the results does not read this either.
-        let _ = writeln!(io::stdout(), "{line}");
+        let _ = writeln!(io::stdout(), "{}", json_text(&line.to_string()));
     }
 
     /// Writes a line for people.

@@ -30,6 +30,17 @@ pub fn printable_bytes(bytes: &[u8]) -> String {
     })
 }
 
+/// JSON with the control characters escaped that it would allow as they are: a terminal may obey U+009B.
+pub fn json_text(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut text, character| {
+        match character {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(character))),
+            other => text.push(other),
+        }
+        text
+    })
+}
+
 /// Columns on a terminal.
 pub fn width(text: &str) -> usize {
     text.width()
@@ -61,6 +72,14 @@ mod tests {
         assert_eq!(printable("a\nb\x1b[31m\u{9b}"), "a\\nb\\x1b[31m\\x9b");
         assert_eq!(printable_bytes(b"a\xff\n"), "a\\xff\\n");
         assert_eq!(printable("grün"), "grün");
+    }
+
+    #[test]
+    fn json_does_not_steer_the_terminal_and_means_the_same() {
+        let value = serde_json::json!({ "a": "\u{9b}2J \u{7f} \x1b grün" });
+        let text = json_text(&format!("{value:#}"));
+        assert!(!text.chars().any(|character| character.is_control() && character != '\n'), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 
     #[test]

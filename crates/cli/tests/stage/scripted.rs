@@ -19,8 +19,12 @@ pub enum Answer {
     Bytes(&'static [u8]),
     /// Nothing.
     Silence,
+    /// A blank now and then, for ever.
+    Drip,
     /// The end of the connection.
     Close,
+    /// The end of the connection when it has been frozen.
+    FrozenAndClosed,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +99,8 @@ impl Scripted {
     }
 }
 
+const DRIP: &[u8] = b" ";
+
 fn attend(stream: &UnixStream, state: &Mutex<State>) {
     if let Ok(copy) = stream.try_clone() {
         state.lock().unwrap().connections.push(copy);
@@ -108,8 +114,8 @@ fn attend(stream: &UnixStream, state: &Mutex<State>) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             return;
         };
-        if (&mut &*stream).write_all(&reply).is_err() {
-            return;
+        while (&mut &*stream).write_all(&reply).is_ok() && reply == DRIP {
+            thread::sleep(std::time::Duration::from_millis(50));
         }
     }
 }
@@ -120,7 +126,7 @@ fn reply(request: &Value, state: &Mutex<State>) -> Option<Vec<u8>> {
     let mut state = state.lock().unwrap();
     state.asked.push((name.clone(), request["arguments"].clone()));
     let answer = state.answers.get(&name).cloned().unwrap_or_else(|| default_answer(&name, request, &state));
-    if matches!(answer, Answer::Value(_)) {
+    if matches!(answer, Answer::Value(_) | Answer::FrozenAndClosed) {
         match name.as_str() {
             "guest-fsfreeze-freeze" | "guest-fsfreeze-freeze-list" => state.is_frozen = true,
             "guest-fsfreeze-thaw" => state.is_frozen = false,
@@ -131,8 +137,9 @@ fn reply(request: &Value, state: &Mutex<State>) -> Option<Vec<u8>> {
         Answer::Value(value) => json!({ "return": value }),
         Answer::Error(text) => json!({ "error": { "class": "GenericError", "desc": text } }),
         Answer::Bytes(bytes) => return Some(bytes.to_vec()),
+        Answer::Drip => return Some(DRIP.to_vec()),
         Answer::Silence => return Some(Vec::new()),
-        Answer::Close => return None,
+        Answer::Close | Answer::FrozenAndClosed => return None,
     };
     if let Some(id) = request.get("id") {
         reply["id"] = id.clone();

@@ -1,13 +1,13 @@
 //! A file from the guest to the host.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{Copied, CopyOptions, OnProgress, PARTIAL, Progress, explain, hex, stopped};
+use super::partial::Partial;
+use super::{Copied, CopyOptions, OnProgress, Progress, explain, hex, stopped};
 use crate::agent::Agent;
 use crate::error::Error;
 use crate::guest_files::{FileKind, GuestFile};
@@ -31,9 +31,9 @@ impl<T: Transport> Agent<T> {
         on_progress: OnProgress<'_>,
     ) -> Result<Copied, Error> {
         let original = self.look_at(guest)?;
-        let partial = Partial::beside(host)?;
         let act = format!("copy {guest} from the guest to {}", host.display());
-        let copied = self.download_to(&partial.path, guest, &original, options, &act, on_progress);
+        let partial = Partial::beside(host).map_err(|source| local(&act, source))?;
+        let copied = self.download_to(&partial, guest, &original, options, &act, on_progress);
         let copied = copied.and_then(|copied| {
             partial
                 .complete(host, original.mode.filter(|_| options.keep_mode))
@@ -46,10 +46,9 @@ impl<T: Transport> Agent<T> {
             let is_kept = options.resume
                 && !is_wrong
                 && !is_full
-                && partial.path.metadata().is_ok_and(|partial| partial.len() > 0);
+                && partial.file.metadata().is_ok_and(|partial| partial.len() > 0);
             if !is_kept {
-                // There may be none; and an error of the removal would hide the first one.
-                let _ = fs::remove_file(&partial.path);
+                partial.remove();
             }
             explain(error, &act, is_kept.then(|| partial.path.display().to_string()))
         })
@@ -76,7 +75,7 @@ impl<T: Transport> Agent<T> {
 
     fn download_to(
         &mut self,
-        partial: &Path,
+        partial: &Partial,
         guest: &str,
         original: &Original,
         options: CopyOptions,
@@ -84,18 +83,27 @@ impl<T: Transport> Agent<T> {
         on_progress: OnProgress<'_>,
     ) -> Result<Copied, Error> {
         let mut hash = Sha256::new();
-        let resumed_at = if options.resume { self.resumable(partial, guest, original.size, &mut hash)? } else { None };
-        let mut file = open_partial(partial, resumed_at.is_some()).map_err(|source| local(act, source))?;
-        let resumed_at = resumed_at.unwrap_or(0);
+        let mut file = &partial.file;
+        let resumed_at = if options.resume { self.resumable(file, guest, original.size, &mut hash)? } else { 0 };
+        file.set_len(resumed_at)
+            .and_then(|()| file.seek(SeekFrom::Start(resumed_at)))
+            .map_err(|source| local(act, source))?;
 
         let handle = self.open(guest, "r")?;
         let mut copied_bytes = resumed_at;
+        // Files that the kernel makes up, as those of /proc, say that they are empty.
+        let is_too_long = |bytes: u64| original.size > 0 && bytes > original.size;
         let result = match resumed_at {
             0 => Ok(0),
             position => self.seek(handle, SeekFrom::Start(position)),
         };
         let result = result.and_then(|_| {
             self.read_to_end(handle, act, &mut |bytes| {
+                // Else a file that grows as fast as it is read would fill the host's disk.
+                if is_too_long(copied_bytes + bytes.len() as u64) {
+                    copied_bytes += bytes.len() as u64;
+                    return Err(stopped());
+                }
                 file.write_all(bytes)?;
                 if options.verify {
                     hash.update(bytes);
@@ -105,17 +113,21 @@ impl<T: Transport> Agent<T> {
                 if on_progress(progress).is_break() { Err(stopped()) } else { Ok(()) }
             })
         });
-        self.close_after(handle, result)?;
-        drop(file);
-
-        if let Some(stamp) = &original.stamp {
-            let is_same = self.stat_file(guest, true)?.stamp == *stamp;
-            // Files that the kernel makes up, as those of /proc, say that they are empty.
-            if !is_same || (original.size > 0 && copied_bytes != original.size) {
-                return Err(Error::Changed { path: guest.to_owned() });
-            }
+        let changed = || Error::Changed { path: guest.to_owned() };
+        match self.close_after(handle, result) {
+            Err(error) if !is_too_long(copied_bytes) || error.needs_sync() => return Err(error),
+            Err(_) => return Err(changed()),
+            Ok(_) => {}
         }
-        let sha256 = if options.verify { Some(self.compare(guest, partial, copied_bytes, hash)?) } else { None };
+        if original.size > 0 && copied_bytes != original.size {
+            return Err(changed());
+        }
+        if let Some(stamp) = &original.stamp
+            && self.stat_file(guest, true)?.stamp != *stamp
+        {
+            return Err(changed());
+        }
+        let sha256 = if options.verify { Some(self.compare(guest, &partial.path, copied_bytes, hash)?) } else { None };
         Ok(Copied { bytes: copied_bytes, resumed_at, sha256 })
     }
 
@@ -134,22 +146,19 @@ impl<T: Transport> Agent<T> {
         }
     }
 
-    /// How much of a partial file is the start of the guest's file. `hash` takes it in.
-    fn resumable(&mut self, partial: &Path, guest: &str, size: u64, hash: &mut Sha256) -> Result<Option<u64>, Error> {
-        let Ok(mut file) = open_partial(partial, true) else { return Ok(None) };
-        let Ok(bytes) = file.seek(SeekFrom::End(0)).and_then(|bytes| file.rewind().map(|()| bytes)) else {
-            return Ok(None);
-        };
+    /// How much of a partial file is the start of the guest's file: all or nothing. `hash` takes it in.
+    fn resumable(&mut self, mut file: &File, guest: &str, size: u64, hash: &mut Sha256) -> Result<u64, Error> {
+        let Ok(bytes) = file.metadata().map(|file| file.len()) else { return Ok(0) };
         if bytes == 0 || bytes > size {
-            return Ok(None);
+            return Ok(0);
         }
         let there = self.guest_sha256(guest, bytes)?;
         let mut so_far = Sha256::new();
         if sum_up(&mut file, &mut so_far).is_err() || there != Some(hex(so_far.clone())) {
-            return Ok(None);
+            return Ok(0);
         }
         *hash = so_far;
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 }
 
@@ -167,55 +176,6 @@ pub(super) fn sum_up(reader: &mut impl Read, hash: &mut Sha256) -> io::Result<u6
     }
 }
 
-/// Opens a partial file of our own, never what a link leads to.
-fn open_partial(path: &Path, exists: bool) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-    if exists {
-        return options.append(true).open(path);
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    options.write(true).create_new(true).mode(0o600).open(path)
-}
-
 pub(super) fn local(act: &str, source: io::Error) -> Error {
     Error::Local { act: act.to_owned(), source }
-}
-
-/// The file that becomes the copy.
-struct Partial {
-    path: PathBuf,
-}
-
-impl Partial {
-    fn beside(host: &Path) -> Result<Self, Error> {
-        let refuse = |cause: &str| {
-            local(&format!("copy to {}", host.display()), io::Error::new(io::ErrorKind::InvalidInput, cause.to_owned()))
-        };
-        if host.is_dir() {
-            return Err(refuse("it is a directory"));
-        }
-        let name = host.file_name().ok_or_else(|| refuse("it has no file name"))?;
-        let mut partial = std::ffi::OsString::from(".");
-        partial.push(name);
-        partial.push(PARTIAL);
-        Ok(Self { path: host.with_file_name(partial) })
-    }
-
-    /// Gives the whole file its permissions and its name.
-    fn complete(&self, host: &Path, mode: Option<u32>) -> io::Result<()> {
-        let mode = mode.unwrap_or_else(mode_of_a_new_file);
-        fs::set_permissions(&self.path, Permissions::from_mode(mode & 0o777))?;
-        fs::rename(&self.path, host)
-    }
-}
-
-/// Read without changing it, which other threads would notice.
-fn mode_of_a_new_file() -> u32 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    0o666 & !mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
 }

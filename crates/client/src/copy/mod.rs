@@ -2,8 +2,13 @@
 //!
 //! A file is written under a temporary name, `.NAME.qga-partial` beside the final one, and renamed when it is whole, so
 //! nothing half-written ever has the final name. A copy that is broken off can be gone on with from the partial file.
+//!
+//! Two copies to one name must not take each other's partial file for their own. On the host it is locked; in the guest,
+//! where nothing can hold a lock from one call to the next, its name is a random one unless it is to be found again, and
+//! it gets the final name only if it is still the same file and has all bytes.
 
 mod download;
+mod partial;
 mod tree;
 mod upload;
 
@@ -14,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use crate::agent::Agent;
 use crate::error::Error;
+use crate::guest_files::patience_to_read;
 use crate::transport::Transport;
 
 pub use tree::TreeReport;
@@ -107,7 +113,8 @@ impl<T: Transport> Agent<T> {
     fn guest_sha256(&mut self, path: &str, bytes: u64) -> Result<Option<String>, Error> {
         let script = "head -c \"$2\" <\"$1\" | sha256sum";
         let act = format!("sum {path} up in the guest");
-        let output = match self.run_script(script, &[path, &bytes.to_string()], &act) {
+        let patience = patience_to_read(bytes);
+        let output = match self.run_script_within(patience, script, &[path, &bytes.to_string()], &act) {
             Ok(Some(output)) => output,
             Ok(None) | Err(Error::Guest { .. }) => return Ok(None),
             Err(error) => return Err(error),

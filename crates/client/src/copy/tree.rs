@@ -1,5 +1,6 @@
 //! Directories with all that is in them.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -45,12 +46,18 @@ impl<T: Transport> Agent<T> {
         let mut directories = vec![(host.to_owned(), top.mode)];
         let mut links = Vec::new();
         make_directory(host)?;
+        // A directory that an earlier copy brought as a link leads anywhere; and the guest need not name it again.
+        let mut checked = HashSet::from([host.to_owned()]);
         for entry in &entries {
             let Some(place) = place_below(&entry.path, guest) else {
                 report.skip(entry, "its name leads out of the directory");
                 continue;
             };
             let place = host.join(place);
+            if !place.parent().is_some_and(|parent| checked.contains(parent)) {
+                report.skip(entry, "the guest does not say that it is in a directory");
+                continue;
+            }
             let Ok(path) = entry.path_text() else {
                 report.skip(entry, "its name is not UTF-8, and the protocol carries text only");
                 continue;
@@ -58,6 +65,7 @@ impl<T: Transport> Agent<T> {
             match entry.kind {
                 FileKind::Directory => {
                     make_directory(&place)?;
+                    checked.insert(place.clone());
                     directories.push((place, entry.mode));
                 }
                 FileKind::File => {

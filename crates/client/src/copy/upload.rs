@@ -10,31 +10,47 @@ use sha2::{Digest, Sha256};
 use super::download::{local, sum_up};
 use super::{Copied, CopyOptions, OnProgress, PARTIAL, Progress, explain, hex, stopped};
 use crate::agent::Agent;
+use crate::conversation::random_number;
 use crate::error::Error;
 use crate::file::read_full;
+use crate::guest_files::patience_to_read;
 use crate::kind::Kind;
 use crate::transport::Transport;
+
+/// Tells which file it is that stands under a name.
+const INODE: &str = r#"inode() { set -f; set -- $(ls -di -- "$1" 2>/dev/null); [ -n "$1" ] && echo "$1"; }
+"#;
 
 /// Makes the partial file $1, or tells the size and sum of the one that is there if $3 says so. What somebody else put
 /// there is not used: a link could lead anywhere. $2 is the final name.
 const PREPARE: &str = r#"p=$1
 if [ -d "$2" ]; then echo "it is a directory" >&2; exit 1; fi
+if [ -e "$2" ] && [ ! -f "$2" ]; then echo "it is a device, a socket or a FIFO" >&2; exit 1; fi
 case $p in */*) [ -d "${p%/*}/" ] || { echo "${p%/*}: No such file or directory" >&2; exit 1; };; esac
 if [ "$3" = resume ] && [ -f "$p" ] && [ ! -L "$p" ] && [ -O "$p" ]; then
-wc -c <"$p" && sha256sum <"$p"; exit; fi
-rm -f -- "$p"; umask 077; set -C; : >"$p" && echo 0"#;
+inode "$p" && wc -c <"$p" && sha256sum <"$p"; exit; fi
+rm -f -- "$p"; umask 077; set -C; : >"$p" && inode "$p" && echo 0"#;
 
-/// Gives the partial file $1 the permissions $3 and the final name $2.
-const COMPLETE: &str = r#"chmod "$3" "$1" && mv -f -- "$1" "$2""#;
+/// Gives the partial file $1 the final name $2 and the permissions $3, those of a new file if there are none; but only
+/// if it is the file $4 and has $5 bytes: another copy may have put its own half file there.
+const COMPLETE: &str = r#"[ "$(inode "$1")" = "$4" ] && [ "$(wc -c <"$1")" -eq "$5" ] ||
+{ echo "another copy to the same file is at work" >&2; exit 1; }
+m=$3; [ -n "$m" ] || { m=$(umask); m=$(printf %o $((0666 & ~0$m))); }
+chmod "$m" "$1" && mv -f -- "$1" "$2""#;
 
-/// As [`COMPLETE`], with the permissions of a new file.
-const COMPLETE_AS_NEW: &str = r#"m=$(umask); chmod "$(printf %o $((0666 & ~0$m)))" "$1" && mv -f -- "$1" "$2""#;
+/// Removes the partial file $1 if it is the file $2.
+const REMOVE: &str = r#"[ "$(inode "$1")" != "$2" ] || rm -f -- "$1""#;
+
+/// What `cmd` takes for something else than a part of a path.
+const SPECIAL_TO_CMD: [char; 11] = ['&', '|', '<', '>', '^', '%', '"', '(', ')', '\r', '\n'];
 
 /// What is copied where.
 struct Upload<'a> {
     file: File,
     before: Metadata,
     partial: String,
+    /// Which file the partial one is, where the guest has a shell to tell it.
+    inode: Option<String>,
     guest: &'a str,
     options: CopyOptions,
     /// The whole of it, for errors.
@@ -54,16 +70,16 @@ impl<T: Transport> Agent<T> {
     ) -> Result<Copied, Error> {
         let act = format!("copy {} to {guest} in the guest", host.display());
         let (file, before) = open_source(host).map_err(|source| local(&act, source))?;
-        let partial = partial_name(guest, &act)?;
-        let mut upload = Upload { file, before, partial, guest, options, act, has_begun: false };
+        let partial = partial_name(guest, options.resume, &act)?;
+        let mut upload = Upload { file, before, partial, inode: None, guest, options, act, has_begun: false };
         let copied = self.upload_to_partial(&mut upload, on_progress);
-        let Upload { before, partial, act, has_begun, .. } = upload;
+        let Upload { ref before, ref partial, ref act, has_begun, .. } = upload;
         let copied = copied.and_then(|copied| {
-            let after = host.metadata().map_err(|source| local(&act, source))?;
-            if !is_same(&before, &after) || copied.bytes != before.len() {
+            let after = host.metadata().map_err(|source| local(act, source))?;
+            if !is_same(before, &after) || copied.bytes != before.len() {
                 return Err(Error::Changed { path: host.display().to_string() });
             }
-            self.complete(&partial, guest, options.keep_mode.then(|| before.mode() & 0o777), &act)?;
+            self.complete(&upload, copied.bytes)?;
             Ok(copied)
         });
         copied.map_err(|error| {
@@ -73,9 +89,12 @@ impl<T: Transport> Agent<T> {
             let is_kept = has_begun && (is_lost || (options.resume && !is_wrong && !is_full));
             if has_begun && !is_kept {
                 // An error of the removal would hide the first one.
-                let _ = self.remove_file(&partial);
+                let _ = match &upload.inode {
+                    Some(inode) => self.run_script(&[INODE, REMOVE].concat(), &[partial, inode], act).map(|_| ()),
+                    None => self.remove_file(partial),
+                };
             }
-            explain(error, &act, is_kept.then(|| format!("{partial} in the guest")))
+            explain(error, act, is_kept.then(|| format!("{partial} in the guest")))
         })
     }
 
@@ -123,35 +142,57 @@ impl<T: Transport> Agent<T> {
 
     /// Sees to it that there is a partial file, and tells how much of it is right. The file and `hash` are past that.
     fn prepare(&mut self, upload: &mut Upload<'_>, hash: &mut Sha256) -> Result<u64, Error> {
-        let Upload { file, before, partial, guest, options, act, .. } = upload;
-        let wish = if options.resume { "resume" } else { "anew" };
-        // Without a shell the agent makes the file, with permissions of its own choice.
-        let Some(said) = self.run_script(PREPARE, &[partial, guest, wish], act)? else { return Ok(0) };
-        let said = String::from_utf8_lossy(&said);
-        let mut words = said.split_ascii_whitespace();
-        let size: u64 = words.next().and_then(|size| size.parse().ok()).unwrap_or(0);
-        let sum = words.next();
-        if size > 0 && size <= before.len() {
+        let Some((size, sum)) = self.run_prepare(upload, upload.options.resume)? else { return Ok(0) };
+        if size == 0 {
+            return Ok(0);
+        }
+        let Upload { file, before, act, .. } = upload;
+        if size <= before.len() {
             let mut so_far = Sha256::new();
             sum_up(&mut file.take(size), &mut so_far).map_err(|source| local(act, source))?;
-            if sum == Some(hex(so_far.clone()).as_str()) {
+            if sum == hex(so_far.clone()) {
                 *hash = so_far;
                 return Ok(size);
             }
             file.seek(SeekFrom::Start(0)).map_err(|source| local(act, source))?;
         }
+        // Not the same one emptied: the copy that it belongs to may be at work.
+        self.run_prepare(upload, false)?;
         Ok(0)
     }
 
-    fn complete(&mut self, partial: &str, guest: &str, mode: Option<u32>, act: &str) -> Result<(), Error> {
-        let done = match mode {
-            Some(mode) => self.run_script(COMPLETE, &[partial, guest, &format!("{mode:o}")], act)?,
-            None => self.run_script(COMPLETE_AS_NEW, &[partial, guest], act)?,
+    /// Size and sum of the partial file; `None` if the guest has no shell.
+    fn run_prepare(&mut self, upload: &mut Upload<'_>, resume: bool) -> Result<Option<(u64, String)>, Error> {
+        let Upload { before, partial, guest, act, .. } = upload;
+        let arguments = [partial.as_str(), guest, if resume { "resume" } else { "anew" }];
+        let patience = patience_to_read(before.len());
+        let Some(said) = self.run_script_within(patience, &[INODE, PREPARE].concat(), &arguments, act)? else {
+            // The agent makes the file, with permissions of its own choice.
+            if guest.contains(SPECIAL_TO_CMD) {
+                let cause = "the guest has no shell but cmd, and that takes a character of the path for its own";
+                return Err(Error::Guest { act: act.clone(), cause: cause.to_owned() });
+            }
+            return Ok(None);
         };
-        if done.is_none() {
-            self.run_tool("cmd", &["/c", "move", "/Y", partial, guest], act)?;
+        let said = String::from_utf8_lossy(&said);
+        let mut words = said.split_ascii_whitespace();
+        upload.inode = words.next().map(str::to_owned);
+        let size = words.next().and_then(|size| size.parse().ok()).unwrap_or(0);
+        Ok(Some((size, words.next().unwrap_or_default().to_owned())))
+    }
+
+    fn complete(&mut self, upload: &Upload<'_>, bytes: u64) -> Result<(), Error> {
+        let Upload { before, partial, inode, guest, options, act, .. } = upload;
+        let Some(inode) = inode else {
+            return self.run_tool("cmd", &["/c", "move", "/Y", partial, guest], act).map(|_| ());
+        };
+        let mode = if options.keep_mode { format!("{:o}", before.mode() & 0o777) } else { String::new() };
+        let arguments = [partial.as_str(), guest, &mode, inode, &bytes.to_string()];
+        let patience = patience_to_read(bytes);
+        match self.run_script_within(patience, &[INODE, COMPLETE].concat(), &arguments, act)? {
+            Some(_) => Ok(()),
+            None => Err(Error::Guest { act: act.clone(), cause: "its shell is gone".to_owned() }),
         }
-        Ok(())
     }
 }
 
@@ -170,7 +211,8 @@ fn is_same(before: &Metadata, after: &Metadata) -> bool {
     identity(before) == identity(after)
 }
 
-fn partial_name(guest: &str, act: &str) -> Result<String, Error> {
+/// A name that the next try finds again; without a wish for that, one that no other copy uses.
+fn partial_name(guest: &str, resume: bool, act: &str) -> Result<String, Error> {
     let (folder, name) = match guest.rfind(['/', '\\']) {
         Some(at) => guest.split_at(at + 1),
         None => ("", guest),
@@ -178,5 +220,9 @@ fn partial_name(guest: &str, act: &str) -> Result<String, Error> {
     if name.is_empty() {
         return Err(Error::Guest { act: act.to_owned(), cause: "the path has no file name".to_owned() });
     }
-    Ok(format!("{folder}.{name}{PARTIAL}"))
+    Ok(if resume {
+        format!("{folder}.{name}{PARTIAL}")
+    } else {
+        format!("{folder}.{name}.{:016x}{PARTIAL}", random_number())
+    })
 }

@@ -1,13 +1,14 @@
-//! The process that thaws when the one that froze is gone: killed, crashed, its terminal closed.
+//! The process that thaws when the one that froze is gone: killed, crashed, its terminal closed; or stopped, as by Ctrl-Z.
 //!
-//! It waits for the end of its standard input, a pipe that only the other process holds. Two words come through it: that
-//! there is something to thaw, and that there is no longer. It touches no agent before it has to, since many ports
+//! It waits for the end of its standard input, a pipe that only the other process holds, or for its silence. Through it
+//! come two words, that there is something to thaw and that there is no longer, and a sign of life each second. It touches no agent before it has to, since many ports
 //! serve one client only.
 
 use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,14 @@ pub const WATCHER: &str = "thaw-when-input-ends";
 
 const ARMED: &str = "frozen\n";
 const DISMISSED: &str = "thawed\n";
+const ALIVE: &str = "alive\n";
+
+/// The time between two signs of life, and how long their absence is borne while something is frozen.
+const PULSE: Duration = Duration::from_secs(1);
+const LONGEST_SILENCE: Duration = Duration::from_secs(15);
+
+/// After so long it is looked at again whether a freeze took effect only after the thaw.
+const SECOND_LOOK: Duration = Duration::from_secs(3);
 
 /// How long it tries to thaw.
 const PATIENCE: &str = "1h";
@@ -31,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The other process, seen from the one that freezes.
 pub struct Watcher {
-    child: Mutex<Child>,
+    child: Arc<Mutex<Child>>,
 }
 
 impl Watcher {
@@ -51,7 +60,15 @@ impl Watcher {
             .stdout(Stdio::null())
             .spawn()
             .map_err(failed)?;
-        Ok(Self { child: Mutex::new(child) })
+        let child = Arc::new(Mutex::new(child));
+        let pulse = Self { child: Arc::clone(&child) };
+        thread::spawn(move || {
+            // It ends with the watcher, or with this process.
+            while pulse.tell(ALIVE).is_ok() {
+                thread::sleep(PULSE);
+            }
+        });
+        Ok(Self { child })
     }
 
     /// From now on there may be something to thaw.
@@ -79,16 +96,7 @@ impl Watcher {
 pub fn watch(options: &WatchFreeze, selection: &Selection, general: &General) -> Result<()> {
     // What ends the one that freezes must not end this one as well.
     Interrupts::ignore()?;
-    let mut is_armed = false;
-    // An input that cannot be read has ended.
-    for word in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
-        is_armed = match word.as_str() {
-            word if word == ARMED.trim_end() => true,
-            word if word == DISMISSED.trim_end() => return Ok(()),
-            _ => is_armed,
-        };
-    }
-    if !is_armed {
+    if !wait_until_needed() {
         return Ok(());
     }
     let thaw = |target: &Target| thaw(target, general.timeouts(), options.patience);
@@ -99,25 +107,52 @@ pub fn watch(options: &WatchFreeze, selection: &Selection, general: &General) ->
     Ok(thawed.into_iter().collect::<std::result::Result<(), Error>>()?)
 }
 
+/// Listens to the other process. Returns whether there is something to thaw.
+fn wait_until_needed() -> bool {
+    let (sender, words) = mpsc::channel();
+    thread::spawn(move || {
+        // An input that cannot be read has ended.
+        let mut words = std::io::stdin().lock().lines().map_while(std::result::Result::ok);
+        words.all(|word| sender.send(word).is_ok());
+    });
+    let mut is_armed = false;
+    loop {
+        match words.recv_timeout(LONGEST_SILENCE) {
+            Ok(word) if word == ARMED.trim_end() => is_armed = true,
+            Ok(word) if word == DISMISSED.trim_end() => return false,
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) if !is_armed => {}
+            Err(_) => return is_armed,
+        }
+    }
+}
+
 /// Tries until the agent says that nothing is frozen.
 fn thaw(target: &Target, timeouts: Timeouts, patience: Duration) -> std::result::Result<(), Error> {
     let started = Instant::now();
     let mut pause = Duration::from_millis(20);
+    let mut is_second_look = false;
     loop {
         let tried = Agent::connect(target, timeouts).and_then(|mut agent| {
-            let thawed = agent.call(&Thaw {}).map(|_| ());
+            let thawed = agent.call(&Thaw {});
             // An agent may report an error of a hook and have thawed all the same.
             match thawed {
                 Err(error) if error.agent().is_some() => match agent.call(&Status {})? {
-                    FreezeStatus::Thawed => Ok(()),
+                    FreezeStatus::Thawed => Ok(1),
                     FreezeStatus::Frozen => Err(error),
                 },
                 thawed => thawed,
             }
         });
         match tried {
-            Ok(()) => {
-                eprint(&format!("qga: the process that froze {target} is gone; thawed"));
+            // The freeze itself may still be on its way to the guest.
+            Ok(0) if !is_second_look => {
+                is_second_look = true;
+                thread::sleep(SECOND_LOOK);
+                continue;
+            }
+            Ok(_) => {
+                eprint(&format!("qga: the process that froze {target} is gone or stopped; thawed"));
                 return Ok(());
             }
             Err(error) if started.elapsed() >= patience => return Err(error),

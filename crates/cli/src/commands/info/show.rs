@@ -86,24 +86,24 @@ impl Info {
         if let Some(uptime) = self.uptime_seconds {
             second.push(format!("up {}", units::span(uptime as u64)));
         }
-        second.push(self.target.clone());
+        second.push(printable(&self.target));
         vec![head, styled(FAINT, second.join(" · ")), String::new()]
     }
 
     fn addresses(&self, main: &str, columns: usize) -> String {
         let all = self.interfaces.iter().flatten().flat_map(|interface| &interface.addresses);
         let others = all.filter(|address| address.is_global && address.address != main);
-        let others: Vec<&str> = others.map(|address| address.address.as_str()).collect();
+        let others: Vec<String> = others.map(|address| printable(&address.address)).collect();
         let rest = columns.saturating_sub(main.len() + 2);
         let others = if others.is_empty() || rest < 8 { String::new() } else { fit(&others.join(", "), rest) };
         format!("{}  {}", styled(GOOD, main), styled(FAINT, others))
     }
 
     fn agent_line(&self, columns: usize) -> String {
-        let mut text = format!("{}, {} commands", self.agent.version, self.agent.commands);
+        let mut text = format!("{}, {} commands", printable(&self.agent.version), self.agent.commands);
         if !self.agent.disabled.is_empty() {
             let disabled = format!(", {} disabled: {}", self.agent.disabled.len(), self.agent.disabled.join(", "));
-            let disabled = fit(&disabled, columns.saturating_sub(text.len()));
+            let disabled = fit(&printable(&disabled), columns.saturating_sub(text.len()));
             text.push_str(&styled(WARNING, disabled));
         }
         text

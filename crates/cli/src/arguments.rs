@@ -29,7 +29,7 @@ pub struct Arguments {
 pub struct General {
     /// Where the agent is; may be given several times.
     ///
-    /// A socket's path, libvirt:DOMAIN, libvirt+URI:DOMAIN, pve:VMID, vsock:CID[:PORT], hybrid:PATH:PORT (Cloud
+    /// A socket's path, libvirt:DOMAIN, libvirt+URI:DOMAIN, pve:VMID, vsock:CID or vsock:CID:PORT, hybrid:PATH:PORT (Cloud
     /// Hypervisor, Firecracker) or serial:DEVICE. Lists with commas and patterns with * and ? name several. Without it
     /// the environment's QGA_TARGET counts, and without that the only agent that is found.
     #[arg(short, long = "target", value_name = "TARGET", global = true, help_heading = "General")]

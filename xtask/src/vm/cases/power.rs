@@ -375,7 +375,9 @@ fn ensure_timers_run(guest: &mut Guest) -> Result<()> {
 
 /// Starts the guest anew by the host's will.
 fn restart(guest: &mut Guest) -> Result<()> {
-    guest.reboot(|guest| guest.machine().qmp("system_reset", &json!({})).map(drop))
+    guest.reboot(|guest| guest.machine().qmp("system_reset", &json!({})).map(drop))?;
+    // The kernel does not put a machine to sleep whose devices are still being looked for.
+    guest.shell_result("timeout 120 systemctl is-system-running --wait; udevadm settle").map(drop)
 }
 
 /// Takes systemctl away from the agents while something is done.

@@ -241,8 +241,13 @@ fn by_the_original(guest: &mut Guest) -> Result<String> {
          systemctl daemon-reload; systemctl restart original-agent.service"
     ))?;
     let outcome = guest.talk_to_original().and_then(|mut host| around_a_freeze(guest, &mut host));
-    guest.shell(&format!("rm -r {DROP_IN}; systemctl daemon-reload; systemctl restart original-agent.service"))?;
+    // The configuration that is there for ours would hold for the original too.
+    guest.shell(&format!(
+        "rm -r {DROP_IN}; systemctl daemon-reload; mv /etc/qemu/qemu-ga.conf /run/held.conf
+         systemctl restart original-agent.service"
+    ))?;
     guest.talk_to_original()?;
+    guest.shell("mv /run/held.conf /etc/qemu/qemu-ga.conf")?;
     outcome
 }
 

@@ -25,6 +25,20 @@ const OUR_FILES: &[(&str, &str)] = &[
     ("packaging/udev/60-qemu-guest-agent.rules", "usr/lib/udev/rules.d/60-qemu-guest-agent.rules"),
 ];
 
+/// The two agents that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agent {
+    /// QEMU's.
+    Original,
+    /// This project's.
+    Ours,
+}
+
+impl Agent {
+    /// In the order in which they are asked.
+    pub const BOTH: [Self; 2] = [Self::Original, Self::Ours];
+}
+
 /// How to boot a guest.
 pub struct Boot {
     /// Our agent's program, which must run in the guest: built static, or with the libraries that Debian has.
@@ -121,6 +135,14 @@ impl Guest {
     /// Where the sockets and logs of this guest are.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Connects to one of the two and synchronises.
+    pub fn talk_to(&self, agent: Agent) -> Result<Conversation> {
+        match agent {
+            Agent::Original => self.talk_to_original(),
+            Agent::Ours => self.talk_to_ours(),
+        }
     }
 
     /// Connects to our agent and synchronises.

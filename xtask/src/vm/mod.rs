@@ -91,35 +91,26 @@ trait Place {
     fn take_notes(&mut self) -> Vec<String>;
 }
 
-impl Place for Guest {
-    fn clear_away(&mut self) -> Result<()> {
-        Self::clear_away(self)
-    }
-    fn evidence(&mut self) -> String {
-        Self::evidence(self)
-    }
-    fn repair(&mut self) {
-        Self::repair(self);
-    }
-    fn take_notes(&mut self) -> Vec<String> {
-        Self::take_notes(self)
-    }
+/// Both kinds of places have these by themselves; what cases see of a place is more.
+macro_rules! place {
+    ($($kind:ty),+) => {$(
+        impl Place for $kind {
+            fn clear_away(&mut self) -> Result<()> {
+                Self::clear_away(self)
+            }
+            fn evidence(&mut self) -> String {
+                Self::evidence(self)
+            }
+            fn repair(&mut self) {
+                Self::repair(self);
+            }
+            fn take_notes(&mut self) -> Vec<String> {
+                Self::take_notes(self)
+            }
+        }
+    )+};
 }
-
-impl Place for Domain {
-    fn clear_away(&mut self) -> Result<()> {
-        Self::clear_away(self)
-    }
-    fn evidence(&mut self) -> String {
-        Self::evidence(self)
-    }
-    fn repair(&mut self) {
-        Self::repair(self);
-    }
-    fn take_notes(&mut self) -> Vec<String> {
-        Self::take_notes(self)
-    }
-}
+place!(Guest, Domain);
 
 /// Like [`main`], for callers that count.
 pub fn run(arguments: &[String]) -> Result<Report> {

@@ -6,9 +6,8 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::Case;
+use super::{Case, vsock};
 use crate::build;
-use crate::vm::Skipped;
 use crate::vm::guest::Guest;
 use crate::vm::libvirt::Domain;
 use anyhow::{Context as _, Result, ensure};
@@ -197,17 +196,10 @@ fn inside(guest: &mut Guest) -> Result<()> {
 fn look_from_inside(guest: &mut Guest) -> Result<()> {
     let diagnosis = guest.shell("/run/qga doctor --inside")?;
     ensure!(diagnosis.contains("the agent holds it"), "{diagnosis}");
-    let module = guest.shell_result("modprobe vsock_loopback")?;
-    if module.status != 0 {
-        return Err(Skipped::because(&format!("the guest's kernel has no vsock loopback: {}", module.stderr.trim())));
-    }
-    guest.shell(
-        "systemd-run --quiet --unit vsock-agent --property RuntimeDirectory=vsock-agent \
-             /usr/sbin/qemu-ga -m vsock-listen -p 1:1234 -t /run/vsock-agent -f /run/vsock-agent/pid",
-    )?;
+    vsock::start_agent(guest)?;
     let ask = "timeout 60 sh -c 'until /run/qga -t vsock:1 ping; do sleep 0.2; done' && /run/qga -t vsock:1:1234 exec echo over vsock";
     let said = guest.shell(ask);
-    guest.shell("systemctl stop vsock-agent.service || true")?;
+    vsock::stop_agent(guest)?;
     ensure!(said?.ends_with("over vsock"), "nothing came over vsock");
     std::thread::sleep(Duration::from_millis(100));
     Ok(())

@@ -6,7 +6,7 @@
 use super::Case;
 use crate::vm::conversation::Conversation;
 use crate::vm::frozen::FreezeState;
-use crate::vm::guest::Guest;
+use crate::vm::guest::{Agent, Guest};
 use crate::vm::stage::{Kind, disk_name};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -20,22 +20,6 @@ pub const CASES: &[Case] = &[
     Case { name: "freeze_makes_a_copy_of_the_host_whole", run: copies },
 ];
 
-/// The two agents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Agent {
-    Original,
-    Ours,
-}
-
-const BOTH: [Agent; 2] = [Agent::Original, Agent::Ours];
-
-fn talk(guest: &Guest, agent: Agent) -> Result<Conversation> {
-    match agent {
-        Agent::Original => guest.talk_to_original(),
-        Agent::Ours => guest.talk_to_ours(),
-    }
-}
-
 fn freeze_list(names: &[&str]) -> Value {
     json!({"execute": "guest-fsfreeze-freeze-list", "arguments": {"mountpoints": names}})
 }
@@ -43,7 +27,7 @@ fn freeze_list(names: &[&str]) -> Value {
 /// Freezes, looks, thaws: how many were frozen, which of `watched` are, and how many were thawed.
 fn round(guest: &mut Guest, agent: Agent, request: &Value, watched: &[String]) -> Result<(Value, Vec<String>, Value)> {
     let names: Vec<&str> = watched.iter().map(String::as_str).collect();
-    let mut host = talk(guest, agent)?;
+    let mut host = guest.talk_to(agent)?;
     let reply = host.ask(request)?;
     let states = guest.freeze_states(&names);
     let told = host.call("guest-fsfreeze-status", &json!({}));
@@ -62,7 +46,7 @@ fn kinds(guest: &mut Guest) -> Result<()> {
         guest.make_file_system(*kind)?;
     }
     let mountpoints: Vec<String> = Kind::ALL.iter().map(|kind| kind.mountpoint()).collect();
-    for agent in BOTH {
+    for agent in Agent::BOTH {
         for kind in Kind::ALL {
             let at = kind.mountpoint();
             // Who asks for the state of what lies on a frozen file system waits for the thaw.
@@ -87,7 +71,7 @@ fn kinds(guest: &mut Guest) -> Result<()> {
     let all: Vec<&str> = mountpoints.iter().map(String::as_str).collect();
     let freezable = Kind::ALL.iter().filter(|kind| kind.can_be_frozen());
     let expected: Vec<String> = freezable.map(|kind| kind.mountpoint()).collect();
-    for agent in BOTH {
+    for agent in Agent::BOTH {
         let (reply, frozen, thawed) = round(guest, agent, &freeze_list(&all), &mountpoints)?;
         ensure!(frozen == expected, "{agent:?}: frozen are {frozen:?}");
         // A bind mount is no file system of its own.
@@ -126,7 +110,7 @@ fn all_names(guest: &mut Guest, odd: &str, watched: &[String]) -> Result<()> {
         (&["/proc", "/sys", "/run", "/dev"], 0),
     ];
     for (names, count) in same {
-        for agent in BOTH {
+        for agent in Agent::BOTH {
             let (reply, _, thawed) = round(guest, agent, &freeze_list(names), watched)?;
             let expected = json!({"return": count});
             ensure!(reply == expected && thawed == expected, "{agent:?}: {names:?}: {reply}, then {thawed}");
@@ -162,13 +146,13 @@ fn everything(guest: &mut Guest) -> Result<()> {
 
 fn freeze_everything(guest: &mut Guest, watched: &[String], writer: &str) -> Result<()> {
     let mut told = Vec::new();
-    for agent in BOTH {
+    for agent in Agent::BOTH {
         for request in [
             json!({"execute": "guest-fsfreeze-freeze"}),
             // Without a list all are meant as well.
             json!({"execute": "guest-fsfreeze-freeze-list"}),
         ] {
-            let mut host = talk(guest, agent)?;
+            let mut host = guest.talk_to(agent)?;
             let frozen = host.ask(&request)?;
             let looked = look_while_frozen(guest, &mut host, watched, writer);
             let thawed = host.ask(&json!({"execute": "guest-fsfreeze-thaw"}))?;
@@ -211,8 +195,8 @@ const ALLOWED: [&str; 6] =
 
 fn rules(guest: &mut Guest) -> Result<()> {
     let at = guest.make_file_system(Kind::Ext4)?;
-    for agent in BOTH {
-        let mut host = talk(guest, agent)?;
+    for agent in Agent::BOTH {
+        let mut host = guest.talk_to(agent)?;
         let before = host.call("guest-info", &json!({}))?;
         ensure!(host.ask(&freeze_list(&[&at]))? == json!({"return": 1}), "{agent:?} freezes nothing");
         let outcome = rules_while_frozen(&mut host, agent, &before);
@@ -274,7 +258,7 @@ fn hook(guest: &mut Guest) -> Result<()> {
     guest.shell(&format!("cat > /run/hook << 'END'\n{HOOK}END\nchmod 755 /run/hook"))?;
     guest.restart_original_with("-F/run/hook")?;
     guest.restart_our_agent_with("-F/run/hook")?;
-    let outcome = BOTH.into_iter().try_for_each(|agent| calls_of_hook(guest, agent, &at));
+    let outcome = Agent::BOTH.into_iter().try_for_each(|agent| calls_of_hook(guest, agent, &at));
     guest.shell("rm -f /run/hook /run/hook-log /run/hook-fails")?;
     outcome
 }
@@ -282,7 +266,7 @@ fn hook(guest: &mut Guest) -> Result<()> {
 fn calls_of_hook(guest: &mut Guest, agent: Agent, at: &str) -> Result<()> {
     let thaw = json!({"execute": "guest-fsfreeze-thaw"});
     let calls = |guest: &mut Guest| guest.shell("cat /run/hook-log 2> /dev/null; rm -f /run/hook-log");
-    let mut host = talk(guest, agent)?;
+    let mut host = guest.talk_to(agent)?;
     let replies = [host.ask(&freeze_list(&[at]))?, host.ask(&thaw)?];
     ensure!(replies.iter().all(|reply| *reply == json!({"return": 1})), "{agent:?}: {replies:?}");
     let expected = "1 /run/hook freeze /dev/null\n1 /run/hook thaw /dev/null";
@@ -353,8 +337,8 @@ fn copies_of(guest: &mut Guest, kinds: &[Kind], writers: &[String]) -> Result<()
     // A file system in use is not whole: else the test would prove nothing.
     let found = check_copies(guest, &kinds[..1], |guest| Ok(vec![copy_of(guest, Kind::Ext4)?]))?;
     ensure!(!found.is_empty(), "a copy of a disk that is written to is whole");
-    for agent in BOTH {
-        let mut host = talk(guest, agent)?;
+    for agent in Agent::BOTH {
+        let mut host = guest.talk_to(agent)?;
         let found = check_copies(guest, kinds, |guest| {
             let reply = host.ask(&freeze_list(&names))?;
             ensure!(reply == json!({"return": kinds.len()}), "{agent:?}: {reply}");

@@ -4,7 +4,7 @@
 use super::Case;
 use crate::vm::Skipped;
 use crate::vm::conversation::Conversation;
-use crate::vm::guest::Guest;
+use crate::vm::guest::{Agent, Guest};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -29,24 +29,8 @@ const MOMENT_NS: i64 = 600_000_000_000;
 const WEEK_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 const HOUR_NS: i64 = 3600 * 1_000_000_000;
 
-/// The two agents.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Agent {
-    Original,
-    Ours,
-}
-
-const BOTH: [Agent; 2] = [Agent::Original, Agent::Ours];
-
-fn talk(guest: &Guest, agent: Agent) -> Result<Conversation> {
-    match agent {
-        Agent::Original => guest.talk_to_original(),
-        Agent::Ours => guest.talk_to_ours(),
-    }
-}
-
 fn ask(guest: &Guest, agent: Agent, command: &str, arguments: &Value) -> Result<Value> {
-    talk(guest, agent)?.ask(&json!({"execute": command, "arguments": arguments}))
+    guest.talk_to(agent)?.ask(&json!({"execute": command, "arguments": arguments}))
 }
 
 /// What an error says, or the whole reply if it is none.
@@ -89,7 +73,7 @@ fn set_time(guest: &mut Guest) -> Result<()> {
 }
 
 fn set_time_by_both(guest: &mut Guest) -> Result<()> {
-    for agent in BOTH {
+    for agent in Agent::BOTH {
         for (step_ns, zone) in [(-WEEK_NS, "UTC"), (WEEK_NS, "UTC"), (0, "LOCAL")] {
             guest.shell(&format!("printf '0.0 0 0.0\\n0\\n{zone}\\n' > /etc/adjtime"))?;
             let reply = ask(guest, agent, "guest-set-time", &json!({"time": now_ns() + step_ns}))?;
@@ -108,7 +92,7 @@ fn set_time_by_both(guest: &mut Guest) -> Result<()> {
         note_precision(guest, agent)?;
     }
     for time in [3_155_760_000_000_000_000_i64, i64::MAX] {
-        let replies = BOTH.map(|agent| ask(guest, agent, "guest-set-time", &json!({"time": time})));
+        let replies = Agent::BOTH.map(|agent| ask(guest, agent, "guest-set-time", &json!({"time": time})));
         for reply in replies {
             let text = told(&reply?);
             ensure!(text.starts_with("Invalid time"), "{time}: {text}");
@@ -116,7 +100,7 @@ fn set_time_by_both(guest: &mut Guest) -> Result<()> {
     }
     let text = told(&ask(guest, Agent::Ours, "guest-set-time", &json!({"time": -1}))?);
     ensure!(text.starts_with("Invalid time"), "-1: {text}");
-    let replies = BOTH.map(|agent| ask(guest, agent, "guest-set-time", &json!({"time": "now"})));
+    let replies = Agent::BOTH.map(|agent| ask(guest, agent, "guest-set-time", &json!({"time": "now"})));
     let [original, ours] = replies;
     ensure!(original? == ours?, "a time that is no number is refused in other words");
     ensure_near("the clock that nobody set", guest_time_ns(guest)?, now_ns())
@@ -251,7 +235,7 @@ fn trim_by_both(guest: &mut Guest) -> Result<()> {
     for minimum in [None, Some(1_i64 << 20), Some(0), Some(1 << 33), Some(-1)] {
         let arguments = minimum.map_or_else(|| json!({}), |minimum| json!({"minimum": minimum}));
         let mut replies = Vec::new();
-        for agent in BOTH {
+        for agent in Agent::BOTH {
             guest.shell(&fresh)?;
             let before = fs::metadata(&file)?.blocks();
             let reply = ask(guest, agent, "guest-fstrim", &arguments)?;
@@ -335,7 +319,7 @@ fn answered_meanwhile(guest: &mut Guest) -> Result<()> {
 /// Asks for sleep and waits until QEMU tells that the machine sleeps; then wakes it. The agent then answers, and has
 /// not answered before.
 fn sleep_and_wake(guest: &mut Guest, agent: Agent, command: &str) -> Result<()> {
-    let mut host = talk(guest, agent)?;
+    let mut host = guest.talk_to(agent)?;
     host.send_request(&json!({"execute": command}))?;
     if let Err(error) = guest.machine().wait_for_event("SUSPEND", PATIENCE) {
         let line = host.line_within(Duration::from_millis(100))?.unwrap_or_default();
@@ -348,7 +332,7 @@ fn sleep_and_wake(guest: &mut Guest, agent: Agent, command: &str) -> Result<()> 
     let reply = host.ask(&json!({"execute": "guest-ping", "id": "awake"}))?;
     ensure!(reply == json!({"return": {}, "id": "awake"}), "{command} of {agent:?}: after waking {reply}");
     drop(host);
-    talk(guest, agent)?;
+    guest.talk_to(agent)?;
     Ok(())
 }
 
@@ -482,7 +466,7 @@ fn start_anew(guest: &mut Guest) -> Result<()> {
 }
 
 fn ends(guest: &mut Guest) -> Result<()> {
-    for agent in BOTH {
+    for agent in Agent::BOTH {
         let text = told(&ask(guest, agent, "guest-shutdown", &json!({"mode": "sleep"}))?);
         ensure!(text == "mode is invalid (valid values are: halt|powerdown|reboot", "{agent:?}: {text}");
     }

@@ -48,7 +48,8 @@ unread.close()
 ask(connect(), "last")
 "#;
 
-fn over_loopback(guest: &mut Guest) -> Result<()> {
+/// Starts one more of ours, on port 1234 of the kernel's loopback; skips the case where there is none.
+pub fn start_agent(guest: &mut Guest) -> Result<()> {
     let module = guest.shell_result("modprobe vsock_loopback")?;
     if module.status != 0 {
         return Err(Skipped::because(&format!("the guest's kernel has no vsock loopback: {}", module.stderr.trim())));
@@ -57,9 +58,19 @@ fn over_loopback(guest: &mut Guest) -> Result<()> {
         "systemd-run --quiet --unit vsock-agent --property RuntimeDirectory=vsock-agent \
              /usr/sbin/qemu-ga -m vsock-listen -p 1:1234 -t /run/vsock-agent -f /run/vsock-agent/pid",
     )?;
+    Ok(())
+}
+
+/// Ends it, if it has not ended.
+pub fn stop_agent(guest: &mut Guest) -> Result<()> {
+    guest.shell("systemctl stop vsock-agent.service || true").map(drop)
+}
+
+fn over_loopback(guest: &mut Guest) -> Result<()> {
+    start_agent(guest)?;
     let result = guest.shell_result(&format!("timeout 150 python3 -c '{}'", CLIENTS.replace('\'', "'\\''")));
     let pid = guest.unit_pid("vsock-agent.service");
-    guest.shell("systemctl stop vsock-agent.service || true")?;
+    stop_agent(guest)?;
     let result = result?;
     ensure!(result.status == 0, "status {}: {}{}", result.status, result.stdout, result.stderr);
     pid.map(drop)

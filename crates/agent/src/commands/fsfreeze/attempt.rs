@@ -45,8 +45,7 @@ impl<'a> Attempt<'a> {
         let is_wanted = self.is_wanted;
         let watch = || {
             freezer.is_called_off()?;
-            let unwanted = || Error::new("the freeze was given up, because nobody waits for it any more");
-            if is_wanted() { Ok(()) } else { Err(unwanted()) }
+            still_wanted(is_wanted)
         };
         let (root, only) = (self.root.clone(), names.map(<[String]>::to_vec));
         let choose = move || mounts::all(&root).map(|mounts| choice::choose(&root, &mounts, only.as_deref()));
@@ -120,6 +119,12 @@ impl Drop for Attempt<'_> {
             log::warn!("thaw after a freeze that was given up: {}", error.desc);
         }
     }
+}
+
+/// An error if nobody waits for the freeze any more.
+pub fn still_wanted(is_wanted: &dyn Fn() -> bool) -> Result<(), Error> {
+    let unwanted = || Error::new("the freeze was given up, because nobody waits for it any more");
+    if is_wanted() { Ok(()) } else { Err(unwanted()) }
 }
 
 /// Raises the limit of open files if these many more could pass it; programs that are started later inherit that.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::mm::MlockAllFlags;
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, still_wanted};
 use super::hooks::{Hooks, Ran};
 use super::inheritance::{all_opened, run_left_hooks};
 use super::linux::guardian::Guardian;
@@ -200,11 +200,9 @@ impl Freezer {
             return Ok(0);
         }
         let mut state = self.lock();
-        if !is_wanted() {
+        if let Err(error) = still_wanted(is_wanted) {
             drop(state);
-            return Err(Error::new(
-                "the freeze was given up, because nobody waits for it any more; everything is thawed",
-            ));
+            return Err(error);
         }
         let hold = attempt.finish();
         let count = hold.frozen.len();
@@ -394,6 +392,8 @@ impl Freezer {
         let waits = self.marker_of(hold.frozen_at, None, Vec::new(), hooks);
         let early = why_early.map(|why| Marker { reason: Some(why.to_owned()), hooks: Vec::new(), ..waits.clone() });
         let has_hooks = hold.has_marker && !waits.hooks.is_empty();
+        // A guardian that took the agent for dead may have left one. Without a freeze, what was told before still holds.
+        let is_outdated = hold.guardian.is_some();
         move || {
             crate::log::hold(false);
             if has_hooks {
@@ -402,7 +402,8 @@ impl Freezer {
             }
             match early {
                 Some(early) => drop(early.write(&thawed_early(&path))),
-                None => drop(std::fs::remove_file(thawed_early(&path))),
+                None if is_outdated => drop(std::fs::remove_file(thawed_early(&path))),
+                None => {}
             }
         }
     }

@@ -1,19 +1,30 @@
-//! One client's commands, run one after the other by a worker thread so that the session's reader stays free.
+//! One client's commands, run one after the other by a worker thread so that the session's own thread stays free.
+//!
+//! To hand each command from one thread to another would take longer than most commands do. So the session lends the
+//! worker the client's intake with the first of them ([`Lane::lend`]): from then on the worker reads and runs, and the
+//! session's thread sleeps. Only when a command lasts does it take the intake back, and reads what comes meanwhile.
 //!
 //! A lane ends in one of two ways; its voice is silenced in both, and the running command goes on to its end in a thread
 //! that nobody waits for. *Given up*: the client asked for a resynchronisation while a command was stuck; what waits
 //! behind it is dropped. *Left*: the client is gone; what it has asked for is still done, as the original does.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use qga_protocol::Command;
+use qga_protocol::fsfreeze::Thaw;
 use qga_protocol::message::{ErrorClass, Id, Reply, Request, clip};
+use qga_protocol::stream::Event;
 
 use crate::agent::Agent;
 use crate::budget::Hold;
 use crate::dispatch;
+use crate::intake::{Arrival, Intake};
 use crate::outlet::Voice;
+use crate::registry;
+use crate::session::Shown;
 
 /// A command that has got nowhere for this long counts as stuck when a sync arrives. Shorter ones are waited for, so
 /// that pipelined requests get their replies in order.
@@ -31,6 +42,9 @@ const LARGE_REQUEST_BYTES: usize = 1 << 20;
 const JOB_BYTES: usize = 256;
 /// A worker with nothing to do ends after this time.
 const WORKER_IDLE: Duration = Duration::from_secs(10);
+/// A command that takes longer than this is not waited for with reading on. Shorter than [`GRACE`], so that a sync behind
+/// a stuck command is not answered later for it.
+const LOAN_PATIENCE: Duration = Duration::from_millis(20);
 /// Enough for any command; recursion is bounded and large data is on the heap.
 pub const STACK_BYTES: usize = 256 << 10;
 
@@ -78,6 +92,28 @@ struct State {
     /// The queue was full behind a stuck command: until it is empty again, requests are refused in their turn.
     refusing: bool,
     end: Option<End>,
+    loan: Loan,
+}
+
+/// What the session and the worker know of a lent intake. Whoever reads has it; while a command runs it lies here.
+#[derive(Default)]
+struct Loan {
+    intake: Option<Intake>,
+    /// The worker has no use for it, or cannot have any.
+    returned: Option<Lent>,
+    /// The session looks at the running command now and then. Else it has to be woken when one begins.
+    is_watched: bool,
+    /// How many commands the worker has begun.
+    commands: u64,
+}
+
+/// How a lent intake comes back.
+#[expect(clippy::large_enum_variant, reason = "made once a loan and taken apart at once")]
+pub enum Lent {
+    /// It can be read on.
+    Back(Intake),
+    /// Nothing more comes from the client, and why.
+    End(io::Result<()>),
 }
 
 /// How a lane ended.
@@ -97,6 +133,14 @@ struct Running {
 impl State {
     fn is_idle(&self) -> bool {
         self.running.is_none() && self.queue.is_empty()
+    }
+
+    /// Counts a job as running. An answer counts too, so that nobody overtakes it.
+    fn begin(&mut self, job: &Job) -> Instant {
+        let since = Instant::now();
+        self.running = Some(Running { name: job.name(), since });
+        self.loan.commands += 1;
+        since
     }
 }
 
@@ -151,6 +195,66 @@ impl Lane {
             state = self.wait(state, left);
         }
         true
+    }
+
+    /// Answers a message at once, if that cannot block and nothing is before it. Else returns what has to wait.
+    pub fn receive(&self, event: Event) -> Option<Job> {
+        let request = match event {
+            Event::Refused(refusal) => {
+                log::debug!("bad input: {}", refusal.desc);
+                let reply = refusal.reply();
+                if !self.is_idle() {
+                    return Some(Job::Reply(reply));
+                }
+                self.voice.send(&reply);
+                return None;
+            }
+            Event::Request(request) => request,
+        };
+        if log::log_enabled!(log::Level::Debug) {
+            log::debug!("read data, count: {}, data: {}", request.text_bytes(), Shown(&request));
+        }
+        let info = registry::find(&request.name()).map(|entry| entry.info);
+        if info.is_some_and(|info| info.name == Thaw::INFO.name && self.agent.why_not(info).is_none()) {
+            let _ = self.agent.freezer.note_thaw_wish();
+        }
+        if info.is_none_or(|info| info.rules.immediate) && self.is_idle() {
+            dispatch::answer(&self.agent, &request, &self.voice);
+            return None;
+        }
+        let mut hold = self.agent.budget.hold();
+        hold.resize(request.text_bytes());
+        Some(Job::Request(request, hold))
+    }
+
+    /// Gives an idle lane a job, and its worker the intake to read on. Returns when the worker has no use for it any more,
+    /// or does not come to use it.
+    pub fn lend(self: &Arc<Self>, intake: Intake, job: Job) -> Lent {
+        self.lock().loan = Loan { intake: Some(intake), is_watched: true, ..Loan::default() };
+        self.push(job);
+        let mut state = self.lock();
+        let mut seen = 0;
+        loop {
+            if let Some(lent) = state.loan.returned.take() {
+                return lent;
+            }
+            let patience = match &state.running {
+                Some(running) => LOAN_PATIENCE.saturating_sub(running.since.elapsed()),
+                // Given to a worker that has yet to start, or there is none.
+                None if !state.has_worker => Duration::ZERO,
+                None => LOAN_PATIENCE,
+            };
+            if let Some(intake) = state.loan.intake.take_if(|_| patience.is_zero()) {
+                return Lent::Back(intake);
+            }
+            state.loan.is_watched = state.running.is_some() || state.loan.commands != seen || !state.queue.is_empty();
+            seen = state.loan.commands;
+            state = if state.loan.is_watched {
+                self.wait(state, patience)
+            } else {
+                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            };
+        }
     }
 
     /// Puts a job at the end of the queue; waits while that is full and the worker gets on.
@@ -241,28 +345,11 @@ impl Lane {
         self.changed.notify_all();
     }
 
+    /// The worker.
     fn work(&self) {
-        let mut state = self.lock();
-        loop {
-            let idle_since = Instant::now();
-            while state.queue.is_empty() && state.end.is_none() {
-                state.refusing = false;
-                if idle_since.elapsed() >= WORKER_IDLE {
-                    state.has_worker = false;
-                    return;
-                }
-                state = self.wait(state, WORKER_IDLE);
-            }
-            let Some(job) = state.queue.pop_front() else { return };
-            state.queued_bytes -= job.bytes();
-            let (name, since) = (job.name(), Instant::now());
-            // An answer counts as running too, so that the reader does not overtake it.
-            state.running = Some(Running { name: name.clone(), since });
-            let has_ended = state.end.is_some();
-            drop(state);
-            if has_ended {
-                self.agent.stuck.add(&name, since);
-            }
+        let _returns = ReturnsLoan(self);
+        let mut lent = None;
+        while let Some(job) = lent.take().map_or_else(|| self.next_queued(), |intake| self.next_read(intake)) {
             match job {
                 Job::Reply(reply) => {
                     self.voice.send(&reply);
@@ -276,16 +363,84 @@ impl Lane {
                     }
                 }
             }
-            state = self.lock();
-            state.running = None;
-            if state.end.is_some() {
+            let mut state = self.lock();
+            let ended = state.running.take();
+            if let (Some(_), Some(Running { name, since })) = (state.end, ended) {
                 self.agent.stuck.remove(&name, since);
                 log::info!("{name} ended after {:.1} s; its reply was dropped", since.elapsed().as_secs_f32());
             }
             if state.queue.is_empty() {
                 self.voice.set_busy(false);
+                lent = state.loan.intake.take();
             }
-            self.changed.notify_all();
+            // A session that lends its intake does not wait for the end of a command.
+            if lent.is_none() {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// The next job of the queue, which counts as running from now on. None when the worker is to end.
+    fn next_queued(&self) -> Option<Job> {
+        let mut state = self.lock();
+        let idle_since = Instant::now();
+        while state.queue.is_empty() && state.end.is_none() {
+            state.refusing = false;
+            if idle_since.elapsed() >= WORKER_IDLE {
+                state.has_worker = false;
+                return None;
+            }
+            state = self.wait(state, WORKER_IDLE);
+        }
+        let job = state.queue.pop_front()?;
+        state.queued_bytes -= job.bytes();
+        let since = state.begin(&job);
+        if state.end.is_some() {
+            drop(state);
+            self.agent.stuck.add(&job.name(), since);
+        }
+        Some(job)
+    }
+
+    /// The next job that the client sends, which counts as running from now on. None when the worker is to end.
+    fn next_read(&self, mut intake: Intake) -> Option<Job> {
+        let lent = loop {
+            match intake.next(Some(WORKER_IDLE)) {
+                Arrival::Message(event) => {
+                    let Some(job) = self.receive(event) else { continue };
+                    self.voice.set_busy(true);
+                    let mut state = self.lock();
+                    state.begin(&job);
+                    state.loan.intake = Some(intake);
+                    if !state.loan.is_watched {
+                        self.changed.notify_all();
+                    }
+                    return Some(job);
+                }
+                Arrival::Nothing => break Lent::Back(intake),
+                Arrival::End(end) => break Lent::End(end),
+            }
+        };
+        self.give_back(lent);
+        None
+    }
+
+    fn give_back(&self, lent: Lent) {
+        let mut state = self.lock();
+        state.has_worker = false;
+        state.loan.returned = Some(lent);
+        self.changed.notify_all();
+    }
+}
+
+/// Wakes the session when the worker breaks off with its intake: a fault of ours must not leave the agent deaf.
+struct ReturnsLoan<'a>(&'a Lane);
+
+impl Drop for ReturnsLoan<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().running = None;
+            self.0.give_back(Lent::End(Err(io::Error::other("the agent failed while it read a request"))));
         }
     }
 }

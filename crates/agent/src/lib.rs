@@ -16,6 +16,7 @@ mod daemon;
 mod dispatch;
 mod error;
 mod exclusive;
+mod intake;
 mod key_file;
 mod lane;
 #[cfg(target_os = "linux")]

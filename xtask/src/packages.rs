@@ -1,7 +1,7 @@
 //! Installs Debian packages on the machine that tests, where that is possible; else says what is missing and why.
 
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -44,6 +44,9 @@ fn read_lists(anew: bool) -> Result<()> {
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {
+    // apt refuses to run beside itself.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let output = Command::new("apt-get")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .arg("-q")

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::Result;
 
@@ -65,8 +66,8 @@ pub fn differential() -> Outcome {
     }
 }
 
-pub fn vm() -> Outcome {
-    match crate::vm::run(&[]) {
+pub fn vm(deadline: Instant) -> Outcome {
+    match crate::vm::run(&[], Some(deadline)) {
         Ok(report) => match report.skipped.first() {
             Some((_, reason)) if report.passed == 0 && report.failed.is_empty() => Outcome::Skipped(reason.clone()),
             _ => Outcome::Ran(Counts {

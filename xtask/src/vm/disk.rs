@@ -1,7 +1,7 @@
 //! Disks that a case plugs into the running guest: fast or slow, copied by the host at any moment, pulled out again.
 //!
 //! They hang at a SCSI controller that every guest has, as many as a case likes. What is still plugged in when a case
-//! has ended is removed by [`Guest::clear_away`].
+//! has ended is removed by [`Guest::clear_stage`].
 
 use super::guest::Guest;
 use anyhow::{Context as _, Result};

@@ -70,17 +70,6 @@ impl Guest {
         Ok(())
     }
 
-    /// Starts both agents anew, as if nothing had ever been frozen. They would not end by themselves.
-    pub(super) fn forget_freeze(&mut self) -> Result<()> {
-        let script = format!(
-            "for device in $(dmsetup info -c --noheadings -o name,suspended --separator ' ' |
-                 awk '$2 == \"Suspended\" {{ print $1 }}'); do dmsetup resume $device; done
-             systemctl kill --signal=KILL {ORIGINAL_UNIT} {OUR_UNIT}
-             rm -f /run/original-agent/qga.state.isfrozen /run/qga.state.isfrozen; true"
-        );
-        self.shell(&script).map(drop)
-    }
-
     /// Changes a unit until the case ends or [`Guest::restore_units`], and restarts it: `Restart=no` for an agent that
     /// stays dead, another `ExecStart` for other options.
     pub fn change_unit(&mut self, unit: &str, service_lines: &str) -> Result<()> {

@@ -5,6 +5,7 @@ use super::disk::Disk;
 use super::image::Image;
 use super::machine::{CONTROL_PORT, Hardware, Machine, ORIGINAL_PORT, OUR_PORT};
 use super::progress;
+use super::run::Place;
 use super::stage::Kind;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -230,11 +231,6 @@ impl Guest {
         self.notes.push(text.into());
     }
 
-    /// The notes since the last call.
-    pub fn take_notes(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.notes)
-    }
-
     /// The kinds of file systems that the running case has made.
     pub(super) fn stage(&mut self) -> &mut Vec<Kind> {
         &mut self.stage
@@ -268,8 +264,26 @@ impl Guest {
         format!("-- console --\n{}", progress::tail(&self.folder().join("console.log"), lines))
     }
 
-    /// What is known about a guest in which something went wrong.
-    pub fn evidence(&mut self) -> String {
+    fn connect_control(&mut self) -> Result<()> {
+        // QEMU serves one client at a time: the old connection goes first.
+        self.control = None;
+        let mut control = Conversation::open(&self.folder().join(CONTROL_PORT.0))?;
+        control.synchronise(BOOT_PATIENCE)?;
+        self.control = Some(control);
+        Ok(())
+    }
+}
+
+impl Place for Guest {
+    fn start(our_agent: &Path) -> Result<Self> {
+        Self::boot(&Boot { our_agent: our_agent.to_owned(), hardware: Hardware::default() })
+    }
+
+    fn clear_away(&mut self) -> Result<()> {
+        self.clear_stage()
+    }
+
+    fn evidence(&mut self) -> String {
         let script = format!(
             "systemctl status --no-pager --lines 8 {OUR_UNIT} 2>&1
              systemctl status --no-pager --lines 2 original-agent | head -3
@@ -284,24 +298,8 @@ impl Guest {
         format!("-- units --\n{state}{}", self.console_tail(5))
     }
 
-    /// Tries to bring our agent back after a failed case, so that the next one has a chance.
-    pub fn repair(&mut self) {
-        // Refused while it is plugged.
-        let _ = self.machine.qmp("device_add", &our_port());
-        let script = format!("udevadm trigger --action=add -s virtio-ports; systemctl restart {OUR_UNIT}");
-        let thawed = self.thaw_from_outside().and_then(|()| self.connect_control()).and_then(|()| self.forget_freeze());
-        if let Err(error) = thawed.and_then(|()| self.shell(&script)) {
-            self.note(format!("could not bring our agent back: {error:#}"));
-        }
-    }
-
-    fn connect_control(&mut self) -> Result<()> {
-        // QEMU serves one client at a time: the old connection goes first.
-        self.control = None;
-        let mut control = Conversation::open(&self.folder().join(CONTROL_PORT.0))?;
-        control.synchronise(BOOT_PATIENCE)?;
-        self.control = Some(control);
-        Ok(())
+    fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 }
 

@@ -9,6 +9,7 @@ use super::guest::{OUR_UNIT, ScriptResult, install_our_agent, run_script};
 use super::image::Image;
 use super::machine::CONTROL_PORT;
 use super::progress;
+use super::run::Place;
 use crate::packages;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::fs::{self, File};
@@ -82,34 +83,6 @@ struct Outcome {
 }
 
 impl Domain {
-    /// Starts libvirt and a guest from the image, and waits until libvirt reaches our agent in it.
-    pub fn start(our_agent: &Path) -> Result<Self> {
-        prepare_host()?;
-        let image = Image::prepare()?;
-        let folder = tempfile::Builder::new().prefix("qga-libvirt-").tempdir()?;
-        install_our_agent(our_agent, &folder.path().join("share/root"))?;
-        make_disks(&image, folder.path())?;
-        let definition = include_str!("files/domain.xml")
-            .replace("@KERNEL@", &image.kernel().display().to_string())
-            .replace("@INITRD@", &image.initrd().display().to_string())
-            .replace("@FOLDER@", &folder.path().display().to_string());
-        fs::write(folder.path().join("domain.xml"), definition)?;
-        println!("vm: starting libvirt and a guest in it");
-        let started = Instant::now();
-        let daemon = start_daemon(folder.path())?;
-        // Ends with the daemon, whatever happens to us.
-        let watcher = Command::new("virsh")
-            .args(["--connect", &uri(folder.path()), "event", "--all", "--loop", "--timestamp"])
-            .stdin(Stdio::null())
-            .stdout(File::create(folder.path().join("events"))?)
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut domain = Self { daemon, watcher, control: None, notes: Vec::new(), folder };
-        domain.boot().map_err(|error| error.context(domain.evidence()))?;
-        println!("vm: libvirt reaches the agent after {} s", started.elapsed().as_secs());
-        Ok(domain)
-    }
-
     fn boot(&mut self) -> Result<()> {
         let definition = self.path("domain.xml").display().to_string();
         let defined = self.run_virsh(&["define", &definition])?;
@@ -246,11 +219,6 @@ impl Domain {
         self.notes.push(text.into());
     }
 
-    /// The notes since the last call.
-    pub fn take_notes(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.notes)
-    }
-
     /// A file in the domain's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -260,9 +228,38 @@ impl Domain {
     pub fn uri(&self) -> String {
         uri(self.folder.path())
     }
+}
 
-    /// Thaws what a case left frozen.
-    pub fn clear_away(&mut self) -> Result<()> {
+impl Place for Domain {
+    /// Starts libvirt and a guest from the image, and waits until libvirt reaches our agent in it.
+    fn start(our_agent: &Path) -> Result<Self> {
+        prepare_host()?;
+        let image = Image::prepare()?;
+        let folder = tempfile::Builder::new().prefix("qga-libvirt-").tempdir()?;
+        install_our_agent(our_agent, &folder.path().join("share/root"))?;
+        make_disks(&image, folder.path())?;
+        let definition = include_str!("files/domain.xml")
+            .replace("@KERNEL@", &image.kernel().display().to_string())
+            .replace("@INITRD@", &image.initrd().display().to_string())
+            .replace("@FOLDER@", &folder.path().display().to_string());
+        fs::write(folder.path().join("domain.xml"), definition)?;
+        println!("vm: starting libvirt and a guest in it");
+        let started = Instant::now();
+        let daemon = start_daemon(folder.path())?;
+        // Ends with the daemon, whatever happens to us.
+        let watcher = Command::new("virsh")
+            .args(["--connect", &uri(folder.path()), "event", "--all", "--loop", "--timestamp"])
+            .stdin(Stdio::null())
+            .stdout(File::create(folder.path().join("events"))?)
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut domain = Self { daemon, watcher, control: None, notes: Vec::new(), folder };
+        domain.boot().map_err(|error| error.context(domain.evidence()))?;
+        println!("vm: libvirt reaches the agent after {} s", started.elapsed().as_secs());
+        Ok(domain)
+    }
+
+    fn clear_away(&mut self) -> Result<()> {
         let status = self.virsh_said("qemu-agent-command", &[r#"{"execute":"guest-fsfreeze-status"}"#])?;
         if status.contains("\"frozen\"") {
             self.virsh("domfsthaw", &[])?;
@@ -270,8 +267,7 @@ impl Domain {
         Ok(())
     }
 
-    /// What is known about a guest in which something went wrong.
-    pub fn evidence(&mut self) -> String {
+    fn evidence(&mut self) -> String {
         let unit = match self.shell_result(&format!("systemctl status --no-pager --lines 8 {OUR_UNIT} 2>&1")) {
             Ok(result) => result.stdout,
             Err(error) => format!("{error:#}\n"),
@@ -282,16 +278,8 @@ impl Domain {
         format!("-- unit --\n{unit}{}", logs.join("\n"))
     }
 
-    /// Tries to bring the guest back after a failed case, so that the next one has a chance.
-    pub fn repair(&mut self) {
-        // The machine's keyboard thaws when no program of the guest can. The domain may be off.
-        let key = self.run_virsh(&["qemu-monitor-command", DOMAIN, "--hmp", "sendkey alt-sysrq-j"]);
-        let restarted = key
-            .and_then(|_| self.shell(&format!("rm -f /run/qga.state.isfrozen; systemctl kill -s KILL {OUR_UNIT}")))
-            .and_then(|_| self.wait_until_up());
-        if let Err(error) = restarted {
-            self.note(format!("could not bring our agent back: {error:#}"));
-        }
+    fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 }
 
@@ -307,7 +295,7 @@ impl Drop for Domain {
 }
 
 /// Installs libvirt where it is missing, and says what keeps it from running here.
-fn prepare_host() -> Result<()> {
+pub(super) fn prepare_host() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(Skipped::because("only root can give libvirt processes and mounts of its own"));
     }

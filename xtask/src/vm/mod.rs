@@ -1,10 +1,9 @@
 //! `cargo xtask vm`: the cases that need a real kernel, a real distribution and real ports.
 //!
-//! Boots one guest ([`guest::Guest`]) with the original agent and ours side by side and runs all cases
-//! ([`cases::ALL`]) in it one after the other. A case that leaves the guest unusable for the next one is none of them;
-//! a new case is a function in a file of `cases/` and a line in the list there. Then libvirt boots a guest of its own
-//! ([`libvirt::Domain`]) for [`cases::OF_LIBVIRT`]. Other commands boot a guest of their own with
-//! [`guest::Guest::boot`].
+//! Boots guests ([`guest::Guest`]), each with the original agent and ours side by side, and runs all cases
+//! ([`cases::ALL`]) in them, see [`run`]. A case leaves the guest usable for the next one; a new case is a function in a
+//! file of `cases/` and a line in the list there. libvirt boots a guest of its own ([`libvirt::Domain`]) for
+//! [`cases::OF_LIBVIRT`]. Other commands boot a guest of their own with [`guest::Guest::boot`].
 //!
 //! The image is built from Debian packages by [`image`] and kept outside the repository. Where that cannot be done,
 //! all cases are skipped, which is printed and counted.
@@ -20,16 +19,20 @@ mod image;
 mod libvirt;
 pub mod machine;
 mod progress;
+mod run;
 mod stage;
 pub mod stall;
 
-use crate::{build, style};
+use crate::build;
 use anyhow::{Context as _, Result, bail};
 use cases::Case;
-use guest::{Boot, Guest};
+use guest::Guest;
 use libvirt::Domain;
+use run::{Place as _, Report, Work};
 use std::fmt;
-use std::io::Write as _;
+use std::num::NonZero;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 /// Why something could not be tested here; an error that is no failure.
@@ -50,17 +53,6 @@ impl fmt::Display for Skipped {
 
 impl std::error::Error for Skipped {}
 
-/// How the cases ended.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Number of cases that passed.
-    pub passed: usize,
-    /// Names of the cases that failed.
-    pub failed: Vec<String>,
-    /// Names of the cases that could not run, and why.
-    pub skipped: Vec<(String, String)>,
-}
-
 /// What the command line asks for.
 #[derive(Debug, Default)]
 struct Options {
@@ -68,52 +60,20 @@ struct Options {
     list: bool,
     shell: bool,
     keep: bool,
+    guests: Option<usize>,
 }
 
 /// The command: prints each case and the summary; an error when a case failed.
 pub fn main(arguments: &[String]) -> Result<()> {
-    let report = run(arguments)?;
+    let report = run(arguments, None)?;
     if !report.failed.is_empty() {
         bail!("failed in the virtual machine: {}", report.failed.join(", "));
     }
     Ok(())
 }
 
-/// Where cases run: what the runner wants of it between them.
-trait Place {
-    /// Undoes what the case left.
-    fn clear_away(&mut self) -> Result<()>;
-    /// What can be told after a failure.
-    fn evidence(&mut self) -> String;
-    /// Makes the next case possible after a failure.
-    fn repair(&mut self);
-    /// What the case had to say.
-    fn take_notes(&mut self) -> Vec<String>;
-}
-
-/// Both kinds of places have these by themselves; what cases see of a place is more.
-macro_rules! place {
-    ($($kind:ty),+) => {$(
-        impl Place for $kind {
-            fn clear_away(&mut self) -> Result<()> {
-                Self::clear_away(self)
-            }
-            fn evidence(&mut self) -> String {
-                Self::evidence(self)
-            }
-            fn repair(&mut self) {
-                Self::repair(self);
-            }
-            fn take_notes(&mut self) -> Vec<String> {
-                Self::take_notes(self)
-            }
-        }
-    )+};
-}
-place!(Guest, Domain);
-
-/// Like [`main`], for callers that count.
-pub fn run(arguments: &[String]) -> Result<Report> {
+/// Like [`main`], for callers that count; no case is begun after the deadline.
+pub fn run(arguments: &[String], deadline: Option<Instant>) -> Result<Report> {
     let options = parse(arguments)?;
     let is_wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|part| name.contains(part));
     let in_guest: Vec<&Case> =
@@ -125,97 +85,68 @@ pub fn run(arguments: &[String]) -> Result<Report> {
         }
         return Ok(Report::default());
     }
-    if in_guest.is_empty() && in_domain.is_empty() {
+    let our_agent = build::agent_binary()?;
+    if options.shell {
+        wait_for_user(&mut Guest::start(&our_agent)?)?;
+        return Ok(Report::default());
+    }
+    let count = in_guest.len() + in_domain.len();
+    if count == 0 {
         bail!("no case has {} in its name; `cargo xtask vm --list` shows all", options.names.join(" or "));
     }
-    let our_agent = build::agent_binary()?;
-    let mut report = Report::default();
-    if !in_guest.is_empty() || options.shell || options.keep {
-        let boot = Boot { our_agent: our_agent.clone(), hardware: machine::Hardware::default() };
-        match Guest::boot(&boot) {
-            Ok(mut guest) => {
-                if !options.shell {
-                    run_cases(&in_guest, &mut guest, &mut report);
-                }
-                if options.shell || options.keep {
-                    wait_for_user(&mut guest)?;
-                }
-            }
-            Err(error) => skip_all(&in_guest, error, &mut report)?,
-        }
-    }
-    if !in_domain.is_empty() && !options.shell {
-        match Domain::start(&our_agent) {
-            Ok(mut domain) => run_cases(&in_domain, &mut domain, &mut report),
-            Err(error) => skip_all(&in_domain, error, &mut report)?,
-        }
-    }
-    if !options.shell {
-        let (passed, failed, skipped) = (report.passed, report.failed.len(), report.skipped.len());
-        println!("{passed} passed, {failed} failed, {skipped} skipped");
+    let guests = if options.keep { 1 } else { options.guests.unwrap_or_else(guests_at_once).min(count) };
+    let (started, report) = (Instant::now(), Mutex::default());
+    let in_domain = Work::new(in_domain, &our_agent, deadline);
+    let in_guest = Work::new(in_guest, &our_agent, deadline);
+    let last = thread::scope(|scope| {
+        // The cases of the domain, where there is but one, are somebody's first.
+        let serve = || {
+            drop(in_domain.run(&report));
+            in_guest.run(&report)
+        };
+        let others: Vec<_> = (1..guests).map(|_| scope.spawn(|| drop(in_guest.run(&report)))).collect();
+        let last = serve();
+        drop(others);
+        last
+    });
+    let report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.print(started.elapsed());
+    if options.keep {
+        wait_for_user(&mut last.map_or_else(|| Guest::start(&our_agent), Ok)?)?;
     }
     Ok(report)
 }
 
+/// Installs and builds what is missing, so that nobody has to wait for it later. Whoever needs it says why it is not there.
+pub fn prepare() {
+    let _ = image::Image::prepare();
+    let _ = libvirt::prepare_host();
+}
+
+/// A guest waits more than it computes.
+fn guests_at_once() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get) + 1
+}
+
 fn parse(arguments: &[String]) -> Result<Options> {
     let mut options = Options::default();
-    for argument in arguments {
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
         match argument.as_str() {
+            "--guests" => {
+                let count = arguments.next().and_then(|text| text.parse().ok()).filter(|count| *count > 0);
+                options.guests = Some(count.context("--guests takes how many guests run at once")?);
+            }
             "--list" => options.list = true,
             "--shell" => options.shell = true,
             "--keep" => options.keep = true,
             option if option.starts_with('-') => {
-                bail!("cargo xtask vm knows no {option}; it takes names of cases, --list, --shell and --keep")
+                bail!("cargo xtask vm knows no {option}; it takes names of cases, --guests, --list, --shell and --keep")
             }
             name => options.names.push(name.into()),
         }
     }
     Ok(options)
-}
-
-/// A host that cannot run a guest skips its cases; any other error stays one.
-fn skip_all<P>(chosen: &[&Case<P>], error: anyhow::Error, report: &mut Report) -> Result<()> {
-    let Skipped(reason) = error.downcast::<Skipped>()?;
-    println!("{}: cases in a virtual machine ({}): {reason}", style::warning("skipped"), chosen.len());
-    report.skipped.extend(chosen.iter().map(|case| (case.name.into(), reason.clone())));
-    Ok(())
-}
-
-fn run_cases<P: Place>(chosen: &[&Case<P>], place: &mut P, report: &mut Report) {
-    for case in chosen {
-        run_case(case, place, report);
-    }
-}
-
-fn run_case<P: Place>(case: &Case<P>, guest: &mut P, report: &mut Report) {
-    print!("{} ... ", case.name);
-    // Only matters to those who watch.
-    let _ = std::io::stdout().flush();
-    let started = Instant::now();
-    let result = (case.run)(guest);
-    let cleared = guest.clear_away();
-    let result = result.and_then(|()| cleared.context("clearing away"));
-    let time = style::duration(started.elapsed());
-    match result {
-        Ok(()) => {
-            report.passed += 1;
-            println!("{} ({time})", style::good("ok"));
-        }
-        Err(error) => match error.downcast::<Skipped>() {
-            Ok(Skipped(reason)) => {
-                println!("{}: {reason}", style::warning("skipped"));
-                report.skipped.push((case.name.into(), reason));
-            }
-            Err(error) => {
-                println!("{} ({time})\n{error:#}\n{}", style::bad("FAILED"), guest.evidence());
-                report.failed.push(case.name.into());
-                guest.repair();
-            }
-        },
-    }
-    for note in guest.take_notes() {
-        println!("    {}", style::faint(&note));
-    }
 }
 
 /// Leaves the guest to the user until Enter; without a terminal, until it or this program is ended.
@@ -232,7 +163,7 @@ fn wait_for_user(guest: &mut Guest) -> Result<()> {
     let mut line = String::new();
     if std::io::stdin().read_line(&mut line)? == 0 {
         while !guest.machine().has_ended()? {
-            std::thread::sleep(std::time::Duration::from_millis(500));
+            thread::sleep(std::time::Duration::from_millis(500));
         }
     }
     Ok(())
@@ -252,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_unknown_option_is_an_error_that_names_the_known_ones() {
-        let error = super::run(&["--shel".to_owned()]).expect_err("there is no such option").to_string();
+        let error = super::run(&["--shel".to_owned()], None).expect_err("there is no such option").to_string();
         assert!(error.contains("--shel;") && error.contains("--shell"), "{error}");
     }
 }

@@ -204,9 +204,8 @@ impl Guest {
         Ok(at)
     }
 
-    /// Undoes everything that a case has made by way of [`Guest`]: thaws, unmounts, unplugs, restores units. The runner
-    /// does it after each.
-    pub fn clear_away(&mut self) -> Result<()> {
+    /// Undoes everything that a case has made by way of [`Guest`]: thaws, unmounts, unplugs, restores units.
+    pub(super) fn clear_stage(&mut self) -> Result<()> {
         let kinds = std::mem::take(self.stage());
         if !kinds.is_empty() {
             self.thaw_from_outside()?;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] = &[
+    Case { name: "freeze_of_the_original_outlasts_all_of_it", run: original_stays_frozen },
     Case { name: "freeze_holds_what_lies_on_files_of_other_file_systems", run: stacked },
     Case { name: "freeze_reaches_what_was_mounted_over_or_moved_meanwhile", run: moved },
     Case { name: "freeze_ends_at_its_deadline_and_says_so_once", run: deadline },
@@ -75,9 +76,9 @@ fn status(host: &mut Conversation) -> Result<Value> {
 
 /// Whether a write to a place comes back.
 fn takes_writes(guest: &mut Guest, place: &str) -> Result<bool> {
-    // The write itself cannot be killed while it waits, so it is left behind.
+    // The write itself cannot be killed while it waits, so it is left behind; what it says later is for nobody.
     let script = format!(
-        "(touch {place}/probe && echo done > /run/probe) > /dev/null 2>&1 & sleep 1; cat /run/probe 2> /dev/null; rm -f /run/probe"
+        "(touch {place}/probe && echo done > /run/probe.$$) > /dev/null 2>&1 & sleep 1; cat /run/probe.$$ 2> /dev/null; rm -f /run/probe.$$"
     );
     Ok(guest.shell(&script)?.trim() == "done")
 }
@@ -96,6 +97,58 @@ fn wait_for_thaw(guest: &mut Guest) -> Result<Conversation> {
         let mut host = guest.talk_to_ours()?;
         Ok((status(&mut host)? == "thawed").then_some(host))
     })
+}
+
+const ORIGINAL_UNIT: &str = "original-agent.service";
+
+/// What the table in `docs/freeze.md` says of the original.
+fn original_stays_frozen(guest: &mut Guest) -> Result<()> {
+    with_file_systems(guest, "", |guest| {
+        // Its state outlives it, as /run does for a unit that has no directory of its own there.
+        guest.change_unit(ORIGINAL_UNIT, "RuntimeDirectoryPreserve=yes")?;
+        let outcome = original_is_held(guest);
+        // Whatever was found, it serves the cases after this one.
+        let restored = guest.shell(&format!(
+            "systemctl stop --no-block {ORIGINAL_UNIT}; systemctl kill --signal KILL {ORIGINAL_UNIT} 2> /dev/null; 
+             for place in /mnt/a /mnt/b; do fsfreeze -u $place 2> /dev/null; done
+             rm -f /run/original-agent/qga.state.isfrozen; systemctl restart {ORIGINAL_UNIT}"
+        ));
+        outcome.and(restored.map(drop))
+    })
+}
+
+fn original_is_held(guest: &mut Guest) -> Result<()> {
+    let mut host = guest.talk_to_original()?;
+    // Mounted over: found by its name alone, it is not found.
+    freeze(&mut host, &["/mnt/a", "/mnt/b"])?;
+    guest.shell("mount -t tmpfs none /mnt/a")?;
+    ensure!(thaw(&mut host)? == json!({"return": 1}), "the original finds what was mounted over");
+    guest.shell("umount /mnt/a")?;
+    expect_writes(guest, &["/mnt/a"], false)?;
+    guest.shell("fsfreeze -u /mnt/a")?;
+    // Told to end: it does not.
+    freeze(&mut host, &["/mnt/b"])?;
+    let pid = guest.unit_pid(ORIGINAL_UNIT)?;
+    guest.shell(&format!("kill -TERM {pid}; sleep 2"))?;
+    ensure!(guest.unit_pid(ORIGINAL_UNIT)? == pid && status(&mut host)? == "frozen", "the original ends");
+    // Killed: the one that the service manager starts knows of it, and waits to be asked.
+    drop(host);
+    guest.shell(&format!("kill -9 {pid}; sleep 5"))?;
+    expect_writes(guest, &["/mnt/b"], false)?;
+    let mut host = guest.talk_to_original()?;
+    ensure!(status(&mut host)? == "frozen" && thaw(&mut host)?["return"] == 1, "the next one does not thaw");
+    // A state file, however old, is believed.
+    drop(host);
+    guest.shell(&format!(
+        "systemctl stop {ORIGINAL_UNIT}; touch -d '2001-01-01' /run/original-agent/qga.state.isfrozen
+         systemctl start {ORIGINAL_UNIT}"
+    ))?;
+    let mut host = guest.talk_to_original()?;
+    ensure!(status(&mut host)? == "frozen", "the original looks at the age of its state file");
+    let refused = host.ask(&json!({"execute": "guest-get-host-name"}))?;
+    ensure!(refused["error"]["class"] == "CommandNotFound", "{refused}");
+    thaw(&mut host)?;
+    Ok(())
 }
 
 fn stacked(guest: &mut Guest) -> Result<()> {

@@ -68,7 +68,8 @@ fn at_a_terminal(guest: &mut Guest) -> Result<()> {
     with_ann(guest, |guest| {
         ensure!(ours(guest)?.is_none() && original(guest)?.is_none(), "ann is told before she comes");
         visit(guest, "-tt")?;
-        ensure!(original(guest)?.is_some(), "sshd wrote no record to utmp");
+        // The session is known before the server writes its record.
+        guest.wait_until("the record of sshd in utmp", |guest| Ok(original(guest)?.map(drop)))?;
         compare(guest, &["guest-get-users"])?;
         end_visit(guest, &format!("systemctl stop {VISIT}"))?;
         guest.wait_until("the original has seen her go", |guest| Ok(original(guest)?.is_none().then_some(())))?;

@@ -1,0 +1,221 @@
+//! Runs cases: in several guests at once, each with the next case that nobody has taken.
+//!
+//! A guest waits more than it computes, so there is one more of them than the host has processors. A case that fails is
+//! tried once more in a guest that is new: a busy host, which emulates every processor, can fail a case that holds. What
+//! passes only then is counted as passed and named in the summary, for somebody to look into.
+
+use super::Skipped;
+use super::cases::Case;
+use crate::style;
+use anyhow::{Context as _, Result};
+use std::collections::VecDeque;
+use std::iter;
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How the cases ended.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Number of cases that passed.
+    pub passed: usize,
+    /// Names of those that passed at the second try only.
+    pub unstable: Vec<String>,
+    /// Names of the cases that failed.
+    pub failed: Vec<String>,
+    /// Names of the cases that could not run, and why.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// Where cases run: what the runner wants of it before, between and after them.
+pub trait Place: Sized {
+    /// A new one, with this agent in it.
+    fn start(our_agent: &Path) -> Result<Self>;
+    /// Undoes what the case left.
+    fn clear_away(&mut self) -> Result<()>;
+    /// What can be told after a failure.
+    fn evidence(&mut self) -> String;
+    /// What the case had to say.
+    fn take_notes(&mut self) -> Vec<String>;
+}
+
+/// The cases that nobody has taken yet, and how the others ended.
+pub struct Work<'a, P> {
+    our_agent: &'a Path,
+    /// No case is begun after this.
+    deadline: Option<Instant>,
+    waiting: Mutex<VecDeque<&'a Case<P>>>,
+    /// Why there can be no place, once that is known.
+    no_place: OnceLock<String>,
+}
+
+impl<'a, P: Place> Work<'a, P> {
+    /// These cases, in this order.
+    pub fn new(cases: Vec<&'a Case<P>>, our_agent: &'a Path, deadline: Option<Instant>) -> Self {
+        Self { our_agent, deadline, waiting: Mutex::new(cases.into()), no_place: OnceLock::new() }
+    }
+
+    /// Why no further case can begin.
+    fn why_not(&self) -> Option<String> {
+        let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        self.no_place.get().cloned().or_else(|| is_late.then(|| "not begun: the time for all tests is over".to_owned()))
+    }
+
+    fn take(&self) -> Option<&'a Case<P>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Runs cases until none is left; returns the place where the last one ran. Several threads may do so.
+    pub fn run(&self, report: &Mutex<Report>) -> Option<P> {
+        let mut place = None;
+        while let Some(case) = self.take() {
+            let ending = match self.why_not() {
+                Some(reason) => skip(case.name, reason, &mut place),
+                None => self.run_case(case, &mut place),
+            };
+            report.lock().unwrap_or_else(PoisonError::into_inner).add(case.name, ending);
+        }
+        place
+    }
+
+    fn run_case(&self, case: &Case<P>, place: &mut Option<P>) -> Ending {
+        for is_last_try in [false, true] {
+            let started = Instant::now();
+            let result = self.attempt(case, place);
+            let time = style::duration(started.elapsed());
+            let error = match result {
+                Ok(()) => {
+                    print(case.name, &format!("{} ({time})", style::good("ok")), place);
+                    return if is_last_try { Ending::PassedAtLast } else { Ending::Passed };
+                }
+                Err(error) => error,
+            };
+            match error.downcast::<Skipped>() {
+                Ok(Skipped(reason)) => return skip(case.name, reason, place),
+                Err(error) => {
+                    let evidence = place.as_mut().map_or_else(String::new, Place::evidence);
+                    let word = if is_last_try { "FAILED" } else { "FAILED, tried once more" };
+                    print(case.name, &format!("{} ({time})\n{error:#}\n{evidence}", style::bad(word)), place);
+                    // What it left cannot be trusted.
+                    *place = None;
+                }
+            }
+        }
+        Ending::Failed
+    }
+
+    fn attempt(&self, case: &Case<P>, place: &mut Option<P>) -> Result<()> {
+        let place = match place {
+            Some(place) => place,
+            None => place.insert(P::start(self.our_agent).inspect_err(|error| {
+                if let Some(Skipped(reason)) = error.downcast_ref() {
+                    let _ = self.no_place.set(reason.clone());
+                }
+            })?),
+        };
+        let result = (case.run)(place);
+        let cleared = place.clear_away();
+        result.and_then(|()| cleared.context("clearing away"))
+    }
+}
+
+/// How one case ended.
+enum Ending {
+    Passed,
+    PassedAtLast,
+    Failed,
+    Skipped(String),
+}
+
+impl Report {
+    fn add(&mut self, name: &str, ending: Ending) {
+        match ending {
+            Ending::Passed => self.passed += 1,
+            Ending::PassedAtLast => {
+                self.passed += 1;
+                self.unstable.push(name.to_owned());
+            }
+            Ending::Failed => self.failed.push(name.to_owned()),
+            Ending::Skipped(reason) => self.skipped.push((name.to_owned(), reason)),
+        }
+    }
+
+    /// Prints the numbers and the names that matter.
+    pub fn print(&self, time: Duration) {
+        let (failed, skipped) = (self.failed.len(), self.skipped.len());
+        println!("{} passed, {failed} failed, {skipped} skipped in {}", self.passed, style::duration(time));
+        for (what, names) in [("failed", &self.failed), ("passed only at the second try", &self.unstable)] {
+            if !names.is_empty() {
+                println!("{what}: {}", names.join(", "));
+            }
+        }
+    }
+}
+
+fn skip<P: Place>(name: &str, reason: String, place: &mut Option<P>) -> Ending {
+    print(name, &format!("{}: {reason}", style::warning("skipped")), place);
+    Ending::Skipped(reason)
+}
+
+/// One piece of output a case, whoever else prints.
+fn print<P: Place>(name: &str, ending: &str, place: &mut Option<P>) {
+    let notes = place.as_mut().map(Place::take_notes).unwrap_or_default();
+    let lines = iter::once(format!("{name} ... {ending}"));
+    let lines: Vec<String> = lines.chain(notes.iter().map(|note| format!("    {}", style::faint(note)))).collect();
+    println!("{}", lines.join("\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::bail;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    static PLACES: AtomicUsize = AtomicUsize::new(0);
+
+    /// Its number: the first one is broken.
+    struct Fake(usize);
+
+    impl Place for Fake {
+        fn start(_our_agent: &Path) -> Result<Self> {
+            Ok(Self(PLACES.fetch_add(1, Ordering::Relaxed)))
+        }
+        fn clear_away(&mut self) -> Result<()> {
+            Ok(())
+        }
+        fn evidence(&mut self) -> String {
+            String::new()
+        }
+        fn take_notes(&mut self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    const CASES: [Case<Fake>; 4] = [
+        Case { name: "holds on a good host", run: |place| if place.0 > 0 { Ok(()) } else { bail!("broken") } },
+        Case { name: "holds", run: |_| Ok(()) },
+        Case { name: "does not hold", run: |_| bail!("never") },
+        Case { name: "cannot be asked", run: |_| Err(Skipped::because("no such device")) },
+    ];
+
+    fn run(deadline: Option<Instant>) -> Report {
+        let report = Mutex::default();
+        Work::new(CASES.iter().collect(), Path::new("agent"), deadline).run(&report);
+        report.into_inner().expect("nobody panicked")
+    }
+
+    #[test]
+    fn a_failed_case_gets_one_more_try_in_a_new_place_and_is_named() {
+        let Report { passed, unstable, failed, skipped } = run(None);
+        assert_eq!((passed, unstable, failed), (2, vec!["holds on a good host".into()], vec!["does not hold".into()]));
+        assert_eq!(skipped, [("cannot be asked".into(), "no such device".into())]);
+        // The broken one, the one after it, the one for the second try of what never holds, the one after that.
+        assert_eq!(PLACES.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn after_the_deadline_no_case_is_begun_and_each_is_named() {
+        let report = run(Some(Instant::now()));
+        assert_eq!((report.passed, report.skipped.len()), (0, CASES.len()));
+    }
+}

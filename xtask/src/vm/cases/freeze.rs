@@ -33,10 +33,10 @@ fn round(guest: &mut Guest, agent: Agent, request: &Value, watched: &[String]) -
     let told = host.call("guest-fsfreeze-status", &json!({}));
     let thawed = host.ask(&json!({"execute": "guest-fsfreeze-thaw"}))?;
     let frozen = watched.iter().zip(states?).filter(|(_, state)| *state == FreezeState::Frozen);
-    let frozen = frozen.map(|(mountpoint, _)| mountpoint.clone()).collect();
+    let frozen: Vec<String> = frozen.map(|(mountpoint, _)| mountpoint.clone()).collect();
     let expected = if reply["return"].as_i64().is_some_and(|count| count > 0) { "frozen" } else { "thawed" };
     ensure!(told.as_ref().is_ok_and(|told| told == expected), "{agent:?}: {request}: {reply}, then {told:?}");
-    let states = guest.freeze_states(&names)?;
+    let states = guest.freeze_states(&frozen.iter().map(String::as_str).collect::<Vec<_>>())?;
     ensure!(!states.contains(&FreezeState::Frozen), "{agent:?}: {request}: {states:?} after the thaw: {thawed}");
     Ok((reply, frozen, thawed))
 }

@@ -5,12 +5,14 @@
 
 use super::Case;
 use crate::vm::conversation::Conversation;
+use crate::vm::frozen::ORIGINAL_UNIT;
 use crate::vm::guest::{Guest, OUR_UNIT};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] = &[
+    Case { name: "freeze_of_everything_many_times_under_load_keeps_every_byte", run: many_rounds },
     Case { name: "freeze_of_the_original_outlasts_all_of_it", run: original_stays_frozen },
     Case { name: "freeze_holds_what_lies_on_files_of_other_file_systems", run: stacked },
     Case { name: "freeze_reaches_what_was_mounted_over_or_moved_meanwhile", run: moved },
@@ -24,7 +26,6 @@ pub const CASES: &[Case] = &[
     Case { name: "freeze_on_a_disk_that_hangs_is_called_off_by_a_thaw", run: hung_disk },
     Case { name: "freeze_of_a_disk_that_is_gone_is_ended", run: unplugged },
     Case { name: "freeze_writes_nothing_while_frozen", run: writes_nothing },
-    Case { name: "freeze_of_everything_many_times_under_load_keeps_every_byte", run: many_rounds },
 ];
 
 /// File systems on files of `/var/freeze`: `a` (ext4), `b` (xfs), `inner` (ext4, on a file of `a`).
@@ -98,8 +99,6 @@ fn wait_for_thaw(guest: &mut Guest) -> Result<Conversation> {
         Ok((status(&mut host)? == "thawed").then_some(host))
     })
 }
-
-const ORIGINAL_UNIT: &str = "original-agent.service";
 
 /// What the table in `docs/freeze.md` says of the original.
 fn original_stays_frozen(guest: &mut Guest) -> Result<()> {

@@ -17,7 +17,8 @@ pub const CASES: &[Case] = &[
     Case { name: "power_trim_is_told_as_by_the_original_and_reaches_the_disk", run: trim },
     Case { name: "power_trim_of_a_disk_that_hangs_leaves_the_agent_answering", run: trim_of_hanging_disk },
     Case { name: "power_sleep_that_cannot_work_or_end_is_refused", run: sleep_refused },
-    Case { name: "power_sleep_on_the_disk_and_go_on", run: sleep_on_disk },
+    Case { name: "power_sleep_on_the_disk_and_go_on", run: |guest| with_swap(guest, sleep_off_and_go_on_twice) },
+    Case { name: "power_sleep_in_memory_with_a_copy_on_the_disk", run: |guest| with_swap(guest, sleep_hybrid) },
     Case { name: "power_down_halt_and_reboot_with_fewer_and_fewer_programs", run: ends },
     Case { name: "power_sleep_in_memory_and_wake_by_the_host", run: sleep_in_memory },
 ];
@@ -198,7 +199,10 @@ fn unplug_disk(guest: &mut Guest, name: &str) -> Result<()> {
 /// Where the disk with a serial number is.
 const FIND_DISK: &str = r#"disk() { lsblk -dnpo PATH,SERIAL | awk -v serial="$1" '$2 == serial { print $1 }'; }"#;
 
-/// New file systems of four kinds, from which a file of 64 MiB has just been deleted.
+/// The size of the file that is deleted.
+const DELETED_MIB: u64 = 16;
+
+/// New file systems of four kinds, from which a file has just been deleted.
 const FRESH: &str = r#"set -e
 exec 2>&1
 cd /
@@ -211,7 +215,7 @@ number=0
 for kind in ext4 xfs btrfs vfat; do
     number=$((number + 1))
     mount -t $kind "$disk$number" /trim/$kind
-    dd if=/dev/urandom of=/trim/$kind/file bs=1M count=64 conv=fsync
+    dd if=/dev/zero of=/trim/$kind/file bs=1M count=$deleted conv=fsync
 done
 sync
 rm /trim/*/file
@@ -231,7 +235,7 @@ fn trim_by_both(guest: &mut Guest) -> Result<()> {
          printf 'size=400MiB\\nsize=400MiB\\nsize=400MiB\\nsize=400MiB\\n' | sfdisk -q $(disk trimmed); udevadm settle"
     ))?;
     let file = guest.folder().join("trimmed");
-    let fresh = format!("{FIND_DISK}\ndisk=$(disk trimmed)\n{FRESH}");
+    let fresh = format!("{FIND_DISK}\ndisk=$(disk trimmed)\ndeleted={DELETED_MIB}\n{FRESH}");
     for minimum in [None, Some(1_i64 << 20), Some(0), Some(1 << 33), Some(-1)] {
         let arguments = minimum.map_or_else(|| json!({}), |minimum| json!({"minimum": minimum}));
         let mut replies = Vec::new();
@@ -242,7 +246,7 @@ fn trim_by_both(guest: &mut Guest) -> Result<()> {
             let after = fs::metadata(&file)?.blocks();
             if minimum.is_none() {
                 let freed = before.saturating_sub(after) / 2048;
-                ensure!(freed >= 4 * 64, "{agent:?}: only {freed} MiB reached the disk");
+                ensure!(freed >= 4 * DELETED_MIB, "{agent:?}: only {freed} MiB reached the disk");
                 guest.note(format!("{agent:?}: {freed} MiB reached the disk"));
             }
             replies.push(reply);
@@ -417,21 +421,33 @@ fn sleep_refused(guest: &mut Guest) -> Result<()> {
     })
 }
 
-fn sleep_on_disk(guest: &mut Guest) -> Result<()> {
+/// Gives the guest a disk to sleep on.
+fn with_swap(guest: &mut Guest, run: impl FnOnce(&mut Guest) -> Result<()>) -> Result<()> {
     plug_disk(guest, "memory", json!({"driver": "virtio-blk-pci", "bus": "slot1"}))?;
-    // The firmware's map of the memory changes with a plugged device at the next start, and must be the same then.
-    let outcome = restart(guest).and_then(|()| sleep_with_swap(guest));
+    // The firmware's map of the memory changes with a plugged device at the next start, and must be the same then. The
+    // less is written, the sooner it sleeps.
+    let prepare = format!(
+        "{FIND_DISK}
+         disk=$(disk memory); mkswap $disk && swapon $disk && cat /sys/block/${{disk##*/}}/dev > /sys/power/resume
+         echo 0 > /sys/power/image_size"
+    );
+    let outcome = restart(guest).and_then(|()| guest.shell(&prepare)).and_then(|_| run(guest));
     guest.shell_result(&format!("{FIND_DISK}\nswapoff $(disk memory); echo 0:0 > /sys/power/resume"))?;
     outcome.and(unplug_disk(guest, "memory"))
 }
 
-fn sleep_with_swap(guest: &mut Guest) -> Result<()> {
-    guest.shell(&format!(
-        "{FIND_DISK}
-         disk=$(disk memory); mkswap $disk && swapon $disk && cat /sys/block/${{disk##*/}}/dev > /sys/power/resume"
-    ))?;
+fn sleep_off_and_go_on_twice(guest: &mut Guest) -> Result<()> {
     without_systemctl(guest, |guest| sleep_off_and_go_on(guest).context("by the kernel"))?;
     sleep_off_and_go_on(guest).context("by systemd")
+}
+
+/// The host sees a machine that sleeps in memory; what would be gone on with after a loss of power is on the disk.
+fn sleep_hybrid(guest: &mut Guest) -> Result<()> {
+    sleep_and_wake(guest, Agent::Ours, "guest-suspend-hybrid")?;
+    let written = guest.shell("journalctl --boot --dmesg --grep 'hibernation: (Image|Creating)' --output cat")?;
+    ensure!(!written.is_empty(), "the kernel wrote no copy");
+    guest.note(written.lines().last().unwrap_or_default());
+    restart(guest)
 }
 
 /// Suspends to the disk, lets the machine start, and finds everything as it was.

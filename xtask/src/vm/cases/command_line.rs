@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Case, vsock};
 use crate::build;
@@ -33,7 +33,7 @@ pub fn through_libvirt(domain: &mut Domain) -> Result<()> {
 
     let folder = tempfile::tempdir()?;
     let (here, back) = (folder.path().join("here"), folder.path().join("back"));
-    let noise: Vec<u8> = (0..50_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let noise = noise(200_000);
     std::fs::write(&here, &noise)?;
     output(target, &["cp", "--checksum", &here.display().to_string(), ":/var/tmp/noise"], 0)?;
     output(target, &["cp", "--checksum", ":/var/tmp/noise", &back.display().to_string()], 0)?;
@@ -65,24 +65,27 @@ const MAKE: &str = "mkdir -p /mnt/qga && truncate -s 64M /var/tmp/qga.img && mkf
                     mount -o loop /var/tmp/qga.img /mnt/qga";
 const CLEAN_UP: &str = "fsfreeze -u /mnt/qga 2> /dev/null; umount -l /mnt/qga; rm -rf /var/tmp/qga.img /mnt/qga";
 
-fn program() -> Result<&'static Path> {
+/// The command line's program.
+pub(super) fn program() -> Result<&'static Path> {
     static PROGRAM: OnceLock<Result<std::path::PathBuf, String>> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| build::command_line_binary().map_err(|error| format!("{error:#}")));
     program.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-fn qga(target: &Path, arguments: &[&str]) -> Result<Command> {
+/// A run of it for a target.
+pub(super) fn qga(target: &Path, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(program()?);
     command.arg("-t").arg(target).args(arguments).stdin(Stdio::null());
     Ok(command)
 }
 
-fn run(target: &Path, arguments: &[&str]) -> Result<Output> {
+/// How a run ended.
+pub(super) fn run(target: &Path, arguments: &[&str]) -> Result<Output> {
     qga(target, arguments)?.output().context("cannot start qga")
 }
 
 /// The output of a run that must end with this code.
-fn output(target: &Path, arguments: &[&str], code: i32) -> Result<String> {
+pub(super) fn output(target: &Path, arguments: &[&str], code: i32) -> Result<String> {
     let output = run(target, arguments)?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
@@ -95,32 +98,45 @@ fn output(target: &Path, arguments: &[&str], code: i32) -> Result<String> {
     Ok(stdout)
 }
 
-fn both_ports(guest: &mut Guest) -> Result<()> {
+/// Bytes that no compression and no shift by a few of them leaves alike.
+fn noise(count: usize) -> Vec<u8> {
+    (0..count.div_ceil(4))
+        .flat_map(|number| (number as u32).wrapping_mul(2_654_435_761).to_le_bytes())
+        .take(count)
+        .collect()
+}
+
+/// What a host wants of any way to an agent: that it answers, says which guest it is, runs programs, and takes and gives
+/// files.
+pub(super) fn does_a_hosts_work(target: &Path, host_name: &str, file_bytes: usize) -> Result<()> {
+    ensure!(output(target, &["ping"], 0)?.contains("answers"), "no answer");
+    let info: Value = serde_json::from_str(&output(target, &["--json", "info"], 0)?)?;
+    ensure!(info["host-name"] == host_name, "{info}");
+    let said = output(target, &["exec", "--", "sh", "-c", "echo from the guest; exit 3"], 3)?;
+    ensure!(said == "from the guest\n", "{said:?}");
+
     let folder = tempfile::tempdir()?;
-    let here = folder.path().join("here");
-    let noise: Vec<u8> = (0..500_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    std::fs::write(&here, &noise)?;
+    let (here, back) = (folder.path().join("here"), folder.path().join("back"));
+    let content = noise(file_bytes);
+    std::fs::write(&here, &content)?;
+    output(target, &["cp", "--checksum", &here.display().to_string(), ":/var/tmp/qga-noise"], 0)?;
+    output(target, &["cp", "--checksum", ":/var/tmp/qga-noise", &back.display().to_string()], 0)?;
+    ensure!(std::fs::read(&back)? == content, "what came back differs");
+    output(target, &["exec", "rm", "/var/tmp/qga-noise"], 0).map(drop)
+}
+
+fn both_ports(guest: &mut Guest) -> Result<()> {
+    let host_name = guest.shell("hostname")?;
     for (name, port) in [("ours", guest.our_agent()), ("the original", guest.original_agent())] {
         let act = || name.to_owned();
-        ensure!(output(&port, &["ping"], 0).with_context(act)?.contains("answers"), "{name}: no answer");
-        let info: Value = serde_json::from_str(&output(&port, &["--json", "info"], 0).with_context(act)?)?;
-        let host_name = guest.shell("hostname")?;
-        ensure!(info["host-name"] == host_name.as_str(), "{name}: {info}");
-        let said = output(&port, &["exec", "--", "sh", "-c", "echo from the guest; exit 3"], 3).with_context(act)?;
-        ensure!(said == "from the guest\n", "{name}: {said:?}");
+        does_a_hosts_work(&port, &host_name, 2_000_000).with_context(act)?;
         output(&port, &["exec", "--time-limit", "2", "sleep", "100"], 124).with_context(act)?;
-        let (there, back) = (format!(":/var/tmp/qga-{}", name.len()), folder.path().join(name));
-        let started = Instant::now();
-        output(&port, &["cp", "--checksum", &here.display().to_string(), &there], 0).with_context(act)?;
-        output(&port, &["cp", "--checksum", &there, &back.display().to_string()], 0).with_context(act)?;
-        guest.note(format!("{name}: 2 MB there and back in {:.1} s", started.elapsed().as_secs_f64()));
-        ensure!(std::fs::read(&back)? == noise, "{name}: what came back differs");
         output(&port, &["doctor"], 0).with_context(act)?;
         for question in ["fs", "disks", "ip", "users", "time", "cpus", "memory", "metrics"] {
             ensure!(!output(&port, &["--json", question], 0).with_context(act)?.is_empty(), "{name}: {question}");
         }
     }
-    guest.shell("rm -f /var/tmp/qga-*").map(drop)
+    Ok(())
 }
 
 fn several(guest: &mut Guest) -> Result<()> {
@@ -197,10 +213,24 @@ fn look_from_inside(guest: &mut Guest) -> Result<()> {
     let diagnosis = guest.shell("/run/qga doctor --inside")?;
     ensure!(diagnosis.contains("the agent holds it"), "{diagnosis}");
     vsock::start_agent(guest)?;
-    let ask = "timeout 60 sh -c 'until /run/qga -t vsock:1 ping; do sleep 0.2; done' && /run/qga -t vsock:1:1234 exec echo over vsock";
-    let said = guest.shell(ask);
+    let said = guest.shell(
+        "set -e
+         timeout 60 sh -c 'until /run/qga -t vsock:1 ping; do sleep 0.2; done'
+         head -c 300000 /dev/urandom > /run/noise
+         /run/qga -t vsock:1 cp --checksum /run/noise :/run/there
+         /run/qga -t vsock:1 cp --checksum :/run/there /run/back
+         cmp /run/noise /run/back; rm /run/noise /run/there /run/back
+         /run/qga -t vsock:1:1234 exec echo over vsock",
+    );
     vsock::stop_agent(guest)?;
     ensure!(said?.ends_with("over vsock"), "nothing came over vsock");
-    std::thread::sleep(Duration::from_millis(100));
+    for (target, code, says) in [
+        ("vsock:1:4321", 69, "nobody listens on vsock port 4321 in the guest"),
+        ("vsock:77", 66, "no machine has the number 77"),
+    ] {
+        let result = guest.shell_result(&format!("/run/qga -t {target} ping"))?;
+        let is_told = result.status == code && result.stderr.contains(says);
+        ensure!(is_told, "{target}: status {}: {}", result.status, result.stderr);
+    }
     Ok(())
 }

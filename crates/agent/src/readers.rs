@@ -111,5 +111,5 @@ pub fn freeze_marker(content: &[u8]) -> Option<String> {
 /// How many file systems of a machine a freeze would hold.
 #[must_use]
 pub fn file_systems_to_freeze(root: &Root) -> usize {
-    mounts::all(root).map_or(0, |mounts| choice::choose(root, &mounts, None).steps.len())
+    mounts::all(root).map_or(0, |mounts| choice::choose(root, &mounts, None, &choice::unasked).steps.len())
 }

@@ -40,8 +40,11 @@ impl Machine {
     }
 
     fn send(&mut self, requests: &[Value]) {
-        let lines: String = requests.iter().map(|request| format!("{request}\n")).collect();
-        self.host.get_mut().write_all(lines.as_bytes()).expect("the agent reads");
+        let mut lines = Vec::new();
+        for request in requests {
+            writeln!(lines, "{request}").expect("memory takes it");
+        }
+        self.host.get_mut().write_all(&lines).expect("the agent reads");
     }
 
     fn reply(&mut self) -> Value {

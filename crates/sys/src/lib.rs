@@ -4,6 +4,8 @@
 //! offers is not wrapped here again.
 
 pub mod allocator;
+#[cfg(target_os = "linux")]
+pub mod child;
 #[cfg(unix)]
 pub mod daemon;
 #[cfg(unix)]
@@ -14,6 +16,8 @@ pub mod filesystem;
 pub mod init;
 #[cfg(target_os = "linux")]
 pub mod lease;
+#[cfg(target_os = "linux")]
+pub mod loop_device;
 #[cfg(target_os = "linux")]
 pub mod nvme;
 #[cfg(target_os = "linux")]

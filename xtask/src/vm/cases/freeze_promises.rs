@@ -163,8 +163,27 @@ fn stacked(guest: &mut Guest) -> Result<()> {
         ensure!(host.ask(&json!({"execute": "guest-get-host-name"}))?["return"].is_object());
         let left = guest.shell_result("pgrep -x qemu-ga-guard; ls /run/qga.state.*")?.stdout;
         ensure!(left.is_empty(), "left behind: {left}");
-        Ok(())
+        stacked_out_of_order(guest, &mut host)
     })
+}
+
+/// The lower file system comes later in the list of mounts than the one that lies on a file of it.
+fn stacked_out_of_order(guest: &mut Guest, ours: &mut Conversation) -> Result<()> {
+    const PLACES: [&str; 2] = ["/mnt/elsewhere", "/mnt/inner"];
+    guest
+        .shell("mount $(findmnt -no SOURCE /mnt/a) /mnt/elsewhere; umount -l /mnt/a; echo dirty > /mnt/inner/dirty")?;
+    let mut original = guest.talk_to_original()?;
+    original.send_request(&json!({"execute": "guest-fsfreeze-freeze-list", "arguments": {"mountpoints": PLACES}}))?;
+    let early = original.line_within(Duration::from_secs(8));
+    // With nothing beneath it frozen any more it goes on.
+    guest.shell("fsfreeze -u /mnt/elsewhere")?;
+    ensure!(early?.is_none(), "the original freezes the lower one last");
+    original.synchronise(Duration::from_secs(60))?;
+    thaw(&mut original)?;
+    guest.shell("echo dirty > /mnt/inner/dirty")?;
+    freeze(ours, &PLACES)?;
+    ensure!(thaw(ours)? == json!({"return": 2}));
+    expect_writes(guest, &PLACES, true)
 }
 
 fn moved(guest: &mut Guest) -> Result<()> {
@@ -314,10 +333,22 @@ fn hung_disk(guest: &mut Guest) -> Result<()> {
              echo \"0 $(blockdev --getsz $loop) linear $loop 0\" | dmsetup create hangs
              mount /dev/mapper/hangs /mnt/b",
         )?;
-        let outcome = hung_disk_is_survived(guest);
+        let outcome = original_is_deaf(guest).and_then(|()| hung_disk_is_survived(guest));
         guest.shell("dmsetup resume hangs; umount -l /mnt/b; dmsetup remove --retry hangs; losetup -D; true")?;
         outcome
     })
+}
+
+fn original_is_deaf(guest: &mut Guest) -> Result<()> {
+    guest.shell("echo dirty > /mnt/b/dirty; dmsetup suspend --nolockfs hangs")?;
+    let mut host = guest.talk_to_original()?;
+    host.send_request(&json!({"execute": "guest-fsfreeze-freeze-list", "arguments": {"mountpoints": ["/mnt/b"]}}))?;
+    host.send_request(&json!({"execute": "guest-sync", "arguments": {"id": 1}}))?;
+    let early = host.line_within(Duration::from_secs(8));
+    guest.shell("dmsetup resume hangs")?;
+    ensure!(early?.is_none(), "the original answers while the disk hangs");
+    host.synchronise(Duration::from_secs(60))?;
+    thaw(&mut host).map(drop)
 }
 
 fn hung_disk_is_survived(guest: &mut Guest) -> Result<()> {

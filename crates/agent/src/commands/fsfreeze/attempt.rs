@@ -48,7 +48,10 @@ impl<'a> Attempt<'a> {
             still_wanted(is_wanted)
         };
         let (root, only) = (self.root.clone(), names.map(<[String]>::to_vec));
-        let choose = move || mounts::all(&root).map(|mounts| choice::choose(&root, &mounts, only.as_deref()));
+        let choose = move || {
+            let mounts = mounts::all(&root)?;
+            Ok::<_, Error>(choice::choose(&root, &mounts, only.as_deref(), &choice::ask_for_backing_device))
+        };
         let Choice { steps, left_out } =
             opening::in_time("choose file systems to freeze", CHOICE_PATIENCE, &watch, choose)??;
         for (path, reason) in left_out {

@@ -56,7 +56,7 @@ impl Hold {
 /// What a state file names, opened by its device: it may be mounted elsewhere by now.
 fn opened_again(root: &Root, marker: &Marker) -> Vec<Opened> {
     let Ok(mounts) = mounts::all(root) else { return Vec::new() };
-    let mut steps = choice::choose(root, &mounts, None).steps;
+    let mut steps = choice::choose(root, &mounts, None, &choice::unasked).steps;
     // The order of the freeze.
     steps.retain(|step| marker.mounts.iter().any(|(device, _)| *device == step.device));
     steps.sort_by_key(|step| marker.mounts.iter().position(|(device, _)| *device == step.device));
@@ -68,7 +68,7 @@ pub fn all_opened(root: &Root) -> Result<Vec<Opened>, Error> {
     if !root.is_host() {
         return Ok(Vec::new());
     }
-    Ok(open_each(choice::choose(root, &mounts::all(root)?, None).steps))
+    Ok(open_each(choice::choose(root, &mounts::all(root)?, None, &choice::unasked).steps))
 }
 
 /// Opens what can be opened: one that cannot must not keep the others frozen.

@@ -69,8 +69,27 @@ pub struct Choice {
     pub left_out: Vec<(PathBuf, String)>,
 }
 
+/// Tells on which device the file behind a loop device lies, by the loop device's directory in sysfs.
+pub type BackingDevice<'a> = &'a dyn Fn(&Root, &Path) -> Option<DeviceNumber>;
+
+/// Asks the kernel, which asks the file's file system: that may hang. The path in sysfs says less, it is of no use when the
+/// file system with the file is mounted elsewhere by now.
+pub fn ask_for_backing_device(root: &Root, device: &Path) -> Option<DeviceNumber> {
+    if !root.is_host() || !root.exists(device.join("loop")) {
+        return None;
+    }
+    let node = std::fs::File::open(block::Uevent::read(root, device).node?).ok()?;
+    let number = qga_sys::loop_device::backing_device(node).ok()?;
+    Some(DeviceNumber { major: rustix::fs::major(number), minor: rustix::fs::minor(number) })
+}
+
+/// Asks nobody: what is frozen already might keep the answer back.
+pub fn unasked(_root: &Root, _device: &Path) -> Option<DeviceNumber> {
+    None
+}
+
 /// Chooses among the machine's mounts: all, or those that lead to one of `names`.
-pub fn choose(root: &Root, mounts: &[Mount], names: Option<&[String]>) -> Choice {
+pub fn choose(root: &Root, mounts: &[Mount], names: Option<&[String]>, backing_device: BackingDevice<'_>) -> Choice {
     let mut choice = Choice::default();
     let mut steps: Vec<Step> = Vec::new();
     for mount in mounts {
@@ -90,7 +109,7 @@ pub fn choose(root: &Root, mounts: &[Mount], names: Option<&[String]>) -> Choice
     if let Some(names) = names {
         keep_named(root, mounts, names, &mut steps, &mut choice.left_out);
     }
-    let depths = Depths::of(root, mounts);
+    let depths = Depths::of(root, mounts, backing_device);
     // The last mounted first; a stable sort then moves forward what lies on files of others.
     steps.reverse();
     steps.sort_by_key(|step| std::cmp::Reverse(depths.known.get(&step.device).copied().unwrap_or(0)));
@@ -154,43 +173,52 @@ fn keep_named(
 }
 
 /// On how many files of other file systems, one within the other, each file system lies.
-#[derive(Default)]
-struct Depths {
+struct Depths<'a> {
+    root: &'a Root,
+    mounts: &'a [Mount],
+    backing_device: BackingDevice<'a>,
     known: HashMap<DeviceNumber, usize>,
 }
 
-impl Depths {
-    fn of(root: &Root, mounts: &[Mount]) -> Self {
-        let mut depths = Self::default();
+impl<'a> Depths<'a> {
+    fn of(root: &'a Root, mounts: &'a [Mount], backing_device: BackingDevice<'a>) -> Self {
+        let mut depths = Self { root, mounts, backing_device, known: HashMap::new() };
         for mount in mounts {
-            depths.measure(root, mounts, mount);
+            depths.measure(mount);
         }
         depths
     }
 
-    fn measure(&mut self, root: &Root, mounts: &[Mount], mount: &Mount) -> usize {
+    fn measure(&mut self, mount: &Mount) -> usize {
         if let Some(depth) = self.known.get(&mount.device) {
             return *depth;
         }
         // Ends a circle, which only a damaged recording can have.
         self.known.insert(mount.device, 0);
         let mut depth = 0;
-        for file in files_beneath(root, mount) {
-            let host = mounts
-                .iter()
-                .rev()
-                .filter(|mount| file.starts_with(&mount.mountpoint))
-                .max_by_key(|mount| mount.mountpoint.components().count());
+        for device in devices_beneath(self.root, mount) {
+            let Some(file) = backing_file(self.root, &device) else { continue };
             // A file that is not seen from here still lies on something.
-            depth = depth.max(1 + host.map_or(0, |host| self.measure(root, mounts, host)));
+            depth = depth.max(1 + self.host(&device, &file).map_or(0, |host| self.measure(host)));
         }
         self.known.insert(mount.device, depth);
         depth
     }
+
+    /// The mount of the file system on which the file behind a loop device lies.
+    fn host(&self, device: &Path, file: &Path) -> Option<&'a Mount> {
+        let number = (self.backing_device)(self.root, device);
+        let by_number = number.and_then(|number| self.mounts.iter().find(|mount| mount.device == number));
+        // Files of a btrfs have numbers that no mount has.
+        by_number.or_else(|| {
+            let above = self.mounts.iter().rev().filter(|mount| file.starts_with(&mount.mountpoint));
+            above.max_by_key(|mount| mount.mountpoint.components().count())
+        })
+    }
 }
 
-/// The files behind the loop devices that a file system lies on.
-fn files_beneath(root: &Root, mount: &Mount) -> Vec<PathBuf> {
+/// All devices that a file system lies on, one upon the other.
+fn devices_beneath(root: &Root, mount: &Mount) -> Vec<PathBuf> {
     let device = match mount.device.major {
         // Only where the source is a device: what else it may be might not even answer.
         0 if KINDS_WITH_OWN_NUMBERS.contains(&mount.kind.as_str()) => mounts::device_of_node(root, &mount.source),
@@ -202,8 +230,7 @@ fn files_beneath(root: &Root, mount: &Mount) -> Vec<PathBuf> {
         return Vec::new();
     };
     let members = if mount.kind == "btrfs" { block::btrfs_members(root, &block::name(&path)) } else { Vec::new() };
-    let tops = if members.is_empty() { vec![path] } else { members };
-    block::stack(root, tops).iter().filter_map(|device| backing_file(root, device)).collect()
+    block::stack(root, if members.is_empty() { vec![path] } else { members })
 }
 
 /// The file that is a loop device's content.

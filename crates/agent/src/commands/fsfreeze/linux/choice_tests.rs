@@ -1,5 +1,5 @@
 use super::{Choice, choose};
-use crate::linux::mounts;
+use crate::linux::mounts::{self, DeviceNumber};
 use crate::root::Root;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -55,7 +55,10 @@ impl Machine {
     fn choose(&self, names: Option<&[&str]>) -> Choice {
         let names = names.map(|names| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         let root = self.root();
-        choose(&root, &mounts::all(&root).unwrap(), names.as_deref())
+        choose(&root, &mounts::all(&root).unwrap(), names.as_deref(), &|_, device| {
+            // What the kernel would tell stands beside the path.
+            DeviceNumber::parse(&root.read_text(device.join("loop/told")).ok()?)
+        })
     }
 
     fn chosen(&self, names: Option<&[&str]>) -> Vec<String> {
@@ -125,6 +128,28 @@ fn a_file_that_is_gone_or_out_of_sight_still_counts_and_a_circle_ends() {
     let machine = Machine::new(mounts, &devices);
     assert_eq!(machine.chosen(None).len(), 3);
     assert_eq!(machine.chosen(None)[2], "/b");
+}
+
+#[test]
+fn a_file_is_found_by_its_device_where_its_path_leads_elsewhere() {
+    // What /dev/sdb holds was mounted elsewhere when the loop device was made: the path is of that time.
+    let mounts = "\
+20 1 7:0 / / rw - ext4 /dev/sda rw
+21 20 7:2 / /inner rw - ext4 /dev/loop0 rw
+22 20 7:1 / /now-here rw - ext4 /dev/sdb rw
+";
+    let machine = Machine::new(mounts, &[("sda", ""), ("sdb", ""), ("loop0", "=/inner.img")]);
+    machine.write("/sys/devices/virtual/block/loop0/loop/told", "7:1");
+    assert_eq!(machine.chosen(None), ["/inner", "/now-here", "/"]);
+    let deeper = mounts.replace("7:1 / /now-here rw - ext4 /dev/sdb", "7:3 / /now-here rw - ext4 /dev/loop1");
+    let machine =
+        Machine::new(&deeper, &[("sda", ""), ("sdb", ""), ("loop0", "=/inner.img"), ("loop1", "=/outer.img")]);
+    assert_eq!(machine.chosen(None), ["/now-here", "/inner", "/"], "by the paths both lie on the first one");
+    machine.write("/sys/devices/virtual/block/loop0/loop/told", "7:3");
+    assert_eq!(machine.chosen(None), ["/inner", "/now-here", "/"]);
+    // A number that no mount has: the path is all there is.
+    machine.write("/sys/devices/virtual/block/loop0/loop/told", "0:77");
+    assert_eq!(machine.chosen(None), ["/now-here", "/inner", "/"]);
 }
 
 #[test]

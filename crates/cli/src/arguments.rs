@@ -182,8 +182,12 @@ pub struct Exec {
     /// End the program after this time, with exit code 124.
     #[arg(short = 'l', long, value_name = "TIME", value_parser = parse_duration)]
     pub time_limit: Option<Duration>,
+    /// Take the output when the program has ended, at most 16 MiB of it. A short program takes a fraction of the time: no
+    /// shell is started in front of it, and nothing is written to the guest's disk.
+    #[arg(long, conflicts_with = "stdin")]
+    pub at_end: bool,
     /// Start the program, print its process id and leave it running.
-    #[arg(short, long, conflicts_with_all = ["stdin", "time_limit"])]
+    #[arg(short, long, conflicts_with_all = ["stdin", "time_limit", "at_end"])]
     pub detach: bool,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]

@@ -174,3 +174,56 @@ fn a_guest_that_hangs_does_not_keep_the_others_frozen() {
     let _hanging = hanging.answering("guest-fsfreeze-thaw", Answer::Value(json!(0)));
     wait(child).failed(71, "no");
 }
+
+#[test]
+fn a_plain_freeze_that_is_told_to_end_leaves_nothing_frozen() {
+    use rustix::process::Signal;
+    for told in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let agent = Scripted::start().holding("guest-fsfreeze-freeze");
+        let child = start(&agent.target(), ["--yes", "freeze"]);
+        until("frozen", || agent.is_frozen());
+        signal(child.id(), told);
+        // It has been heard: the first signal does not end it.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        agent.release();
+        wait(child).failed(130, "is thawed again");
+        assert_eq!(agent.acts(), WHOLE, "{told:?}");
+        assert!(!agent.is_frozen());
+    }
+}
+
+#[test]
+fn a_plain_freeze_that_is_killed_leaves_nothing_frozen() {
+    use rustix::process::Signal;
+    // Different ones: two of the same may arrive as one. The second ends it at once.
+    for (ends, code) in [(&[Signal::KILL][..], None), (&[Signal::TERM, Signal::INT][..], Some(130))] {
+        let agent = Scripted::start().holding("guest-fsfreeze-freeze");
+        let mut child = start(&agent.target(), ["--yes", "freeze"]);
+        until("frozen", || agent.is_frozen());
+        for &end in ends {
+            signal(child.id(), end);
+        }
+        until("thawed", || !agent.is_frozen());
+        assert_eq!(child.wait().unwrap().code(), code);
+        assert_eq!(agent.acts(), WHOLE);
+        agent.release();
+    }
+}
+
+#[test]
+fn a_plain_freeze_that_cannot_be_told_is_none() {
+    let agent = Scripted::start();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = stage::command().args(["-t", &agent.target(), "--yes", "freeze"]).stdout(full).status().unwrap();
+    assert_eq!(status.code(), Some(73));
+    assert_eq!(agent.acts(), WHOLE);
+}
+
+#[test]
+fn a_plain_freeze_leaves_alone_what_others_have_frozen() {
+    let agent = Scripted::start();
+    agent.set_frozen(true);
+    run(&agent.target(), ["--yes", "freeze"]).failed(70, "frozen already");
+    assert!(agent.is_frozen());
+    assert_eq!(agent.acts(), [""; 0]);
+}

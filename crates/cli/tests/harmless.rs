@@ -34,6 +34,16 @@ fn a_guest_is_asked_for_what_it_is() {
 }
 
 #[test]
+fn output_is_taken_at_the_end_where_that_is_asked_for() {
+    let Some(guest) = Guest::start() else { return };
+    let ended = guest.qga(["exec", "--at-end", "--", "sh", "-c", "readlink /proc/$$/fd/1; echo err >&2; exit 3"]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(3), "err\n"));
+    assert!(ended.text().starts_with("pipe:["), "there is a file in between: {ended:?}");
+    guest.qga(["exec", "--at-end", "--", "/nonexistent/program"]).failed(66, "No such file or directory");
+    guest.qga(["exec", "--at-end", "-i", "--", "cat"]).failed(64, "cannot be used with");
+}
+
+#[test]
 fn a_program_runs_as_if_it_ran_here() {
     let Some(guest) = Guest::start() else { return };
     let ended = guest.qga(["exec", "--", "sh", "-c", "echo out; echo err >&2; exit 3"]);

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::conversation::{Ticket, parse_reply};
 use crate::error::Error;
 use crate::lines::Limits;
+use crate::patience::Patience;
 use crate::socket;
 use crate::stream::{Stream, Timeouts};
 use crate::target::Target;
@@ -23,6 +24,7 @@ use crate::transport::{Capacity, Transport};
 pub struct Agent<T> {
     transport: T,
     info: Option<AgentInfo>,
+    patience: Patience,
 }
 
 /// A connection to an agent over a stream.
@@ -92,7 +94,18 @@ impl<S: Read + Write> Connection<S> {
 impl<T: Transport> Agent<T> {
     /// Takes a way to an agent.
     pub fn over(transport: T) -> Self {
-        Self { transport, info: None }
+        Self { transport, info: None, patience: Patience::default() }
+    }
+
+    /// Changes how long tasks wait for the guest.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.transport.set_patience(&patience);
+        self.patience = patience;
+    }
+
+    /// How long tasks wait for the guest.
+    pub fn patience(&self) -> Patience {
+        self.patience
     }
 
     /// Brings both sides to the same point, whatever was sent or left unread before: the agent drops a half request,

@@ -1,7 +1,7 @@
 //! The same calls as async functions, over the same [`Conversation`].
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qga_protocol::exec::Status;
 use qga_protocol::{Command, file};
@@ -14,7 +14,8 @@ use crate::conversation::{Conversation, SYNC, Ticket, parse_reply};
 use crate::error::Error;
 use crate::file::{READ, WRITE, read_reply, write_arguments, write_reply};
 use crate::lines::Limits;
-use crate::program::{LONGEST_PAUSE, Output, Program, SHORTEST_PAUSE};
+use crate::patience::Patience;
+use crate::program::{Output, Program};
 use crate::stream::Timeouts;
 
 /// Bytes of a file in one message.
@@ -38,17 +39,28 @@ pub struct AsyncAgent<S> {
     stream: S,
     conversation: Conversation,
     silence: Duration,
+    patience: Patience,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncAgent<S> {
     /// Takes a stream that is connected to an agent.
     pub fn new(stream: S) -> Self {
-        Self { stream, conversation: Conversation::default(), silence: Timeouts::default().silence }
+        Self {
+            stream,
+            conversation: Conversation::default(),
+            silence: Timeouts::default().silence,
+            patience: Patience::default(),
+        }
     }
 
     /// Changes how long the agent may be silent.
     pub fn set_silence(&mut self, silence: Duration) {
         self.silence = silence;
+    }
+
+    /// Changes how often it is asked after programs.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// Changes how much is taken from the agent before giving up.
@@ -103,13 +115,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncAgent<S> {
     /// Runs a program to its end and returns what it wrote. `input`, if any, is what it reads.
     pub async fn run(&mut self, program: &str, arguments: &[&str], input: Option<&[u8]>) -> Result<Output, Error> {
         let pid = self.start_program(&Program::captured(program, arguments, input)).await?;
-        let mut pause = SHORTEST_PAUSE;
+        let mut pauses = self.patience.pauses();
         loop {
             if let Some(output) = self.program_output(pid).await? {
                 return Ok(output);
             }
-            sleep(pause).await;
-            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+            sleep(pauses.next(None)).await;
+        }
+    }
+
+    /// As [`run`](Self::run), but gives up after `patience`: `None`. The program is left as it is, and unlike by dropping
+    /// the future the next call can be made at once.
+    pub async fn run_within(
+        &mut self,
+        program: &str,
+        arguments: &[&str],
+        input: Option<&[u8]>,
+        patience: Duration,
+    ) -> Result<Option<Output>, Error> {
+        let deadline = Instant::now().checked_add(patience);
+        let pid = self.start_program(&Program::captured(program, arguments, input)).await?;
+        let mut pauses = self.patience.pauses();
+        loop {
+            if let Some(output) = self.program_output(pid).await? {
+                return Ok(Some(output));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(None);
+            }
+            sleep(pauses.next(deadline)).await;
         }
     }
 

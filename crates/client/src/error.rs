@@ -141,12 +141,15 @@ pub enum Error {
         /// A partial file that is left for the next try to go on from.
         kept: Option<String>,
     },
-    /// A task stopped half-way and left a partial file, from which the next try goes on.
+    /// A task stopped half-way and left a partial file.
     Interrupted {
         /// What ended it.
         source: Box<Error>,
         /// The partial file.
         kept: String,
+        /// Whether a copy that [resumes](crate::CopyOptions::resume) goes on from it. If not, the connection was lost before
+        /// it could be removed.
+        is_resumable: bool,
     },
 }
 
@@ -263,8 +266,14 @@ impl fmt::Display for Error {
             Self::Mismatch { path, detail } => write!(f, "{path} is not what was copied: {detail}; nothing was kept"),
             Self::Stopped { act, kept: None } => write!(f, "stopped: {act}"),
             Self::Stopped { act, kept: Some(kept) } => write!(f, "stopped: {act}; what came so far is kept as {kept}"),
-            Self::Interrupted { source, kept } => {
-                write!(f, "{source}; what came so far is kept as {kept}, and the next try goes on from there")
+            Self::Interrupted { source, kept, is_resumable: true } => {
+                write!(f, "{source}; what came so far is kept as {kept}, from which a copy that resumes goes on")
+            }
+            Self::Interrupted { source, kept, is_resumable: false } => {
+                write!(
+                    f,
+                    "{source}; it could not be removed any more: {kept} holds a part of the copy, and nothing needs it"
+                )
             }
         }
     }

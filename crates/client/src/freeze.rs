@@ -14,8 +14,6 @@ use crate::transport::Transport;
 /// How a freeze guard reaches the agent anew: each thaw may need a new connection.
 pub type Connect<'a> = Box<dyn FnMut() -> Result<AnyAgent, Error> + Send + 'a>;
 
-/// How long thawing is tried.
-const PATIENCE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The guest's file systems, held still. They are thawed when the guard goes, if not before; each try takes a new
@@ -61,7 +59,8 @@ impl<'a> Frozen<'a> {
             let act = "freeze the file systems".to_owned();
             return Err(Error::Guest { act, cause: "they are frozen already".to_owned() });
         }
-        let mut frozen = Self { connect, agent: Some(agent), patience: PATIENCE, count: 0, is_over: false };
+        let patience = agent.patience().thaw;
+        let mut frozen = Self { connect, agent: Some(agent), patience, count: 0, is_over: false };
         let count = frozen.agent().and_then(|agent| match mountpoints {
             None => agent.call(&Freeze {}),
             Some(list) => agent.call(&FreezeList { mountpoints: Some(list.to_vec()) }),
@@ -94,7 +93,7 @@ impl<'a> Frozen<'a> {
         self.count
     }
 
-    /// Changes for how long thawing is tried; a minute if not called.
+    /// Changes for how long thawing is tried; without, the agent's [`Patience::thaw`](crate::Patience::thaw) says it.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }

@@ -67,17 +67,6 @@ impl fmt::Display for GuestFile {
 /// next record.
 const RECORD: &str = "//%f %s %Y %i,%y,%z\n%U\n%G\n%n";
 
-/// How long a program may take that looks at one file; on a file server that does not answer it would take for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long one may take that walks through a tree.
-const PATIENCE_WITH_A_TREE: Duration = Duration::from_secs(600);
-
-/// How long one may take that reads so many bytes, be the disk a slow one.
-pub(crate) fn patience_to_read(bytes: u64) -> Duration {
-    PATIENCE + Duration::from_secs(bytes >> 20)
-}
-
 impl<T: Transport> Agent<T> {
     /// Looks at one file; a link is followed if asked for.
     pub fn stat_file(&mut self, path: &str, follow: bool) -> Result<GuestFile, Error> {
@@ -101,7 +90,7 @@ impl<T: Transport> Agent<T> {
             arguments.extend(["-maxdepth", "1"]);
         }
         arguments.extend(["-exec", "stat", "-c", RECORD, "--", "{}", "+"]);
-        let patience = if with_all_below { PATIENCE_WITH_A_TREE } else { PATIENCE };
+        let patience = if with_all_below { self.patience().tree } else { self.patience().program };
         let output = self.run_tool_within(patience, "find", &arguments, &format!("list {path} in the guest"))?;
         parse(&output)
     }
@@ -122,7 +111,7 @@ impl<T: Transport> Agent<T> {
 
     /// The output of a program that must succeed. `act` names in an error what it was for.
     pub(crate) fn run_tool(&mut self, program: &str, arguments: &[&str], act: &str) -> Result<Vec<u8>, Error> {
-        self.run_tool_within(PATIENCE, program, arguments, act)
+        self.run_tool_within(self.patience().program, program, arguments, act)
     }
 
     fn run_tool_within(
@@ -146,7 +135,7 @@ impl<T: Transport> Agent<T> {
 
     /// As [`run_tool`](Self::run_tool), for a script of `/bin/sh`. `None` if the guest has no shell.
     pub(crate) fn run_script(&mut self, script: &str, arguments: &[&str], act: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.run_script_within(PATIENCE, script, arguments, act)
+        self.run_script_within(self.patience().program, script, arguments, act)
     }
 
     /// As [`run_script`](Self::run_script), for one that takes another time.

@@ -24,8 +24,14 @@ pub enum Kind {
     NoManager,
     /// There is no such domain.
     NoSuchDomain,
-    /// The domain is not running.
+    /// The domain is not running: it is shut off.
     NotRunning,
+    /// The domain is paused.
+    Paused,
+    /// The domain has suspended itself.
+    Suspended,
+    /// The domain has crashed.
+    Crashed,
     /// The domain is not configured with an agent port.
     NoAgentPort,
     /// The port exists and no agent has opened it in the guest.
@@ -62,7 +68,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for tables in documentation.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::BadTarget,
         Self::NoSuchSocket,
         Self::NobodyListens,
@@ -72,6 +78,9 @@ impl Kind {
         Self::NoManager,
         Self::NoSuchDomain,
         Self::NotRunning,
+        Self::Paused,
+        Self::Suspended,
+        Self::Crashed,
         Self::NoAgentPort,
         Self::NoAgent,
         Self::NoAnswer,
@@ -102,6 +111,9 @@ impl Kind {
             | Self::NoTool
             | Self::NoManager
             | Self::NotRunning
+            | Self::Paused
+            | Self::Suspended
+            | Self::Crashed
             | Self::NoAgentPort
             | Self::NoAgent => 69,
             Self::NoSuchCommand | Self::CommandRefused => 70,
@@ -132,7 +144,12 @@ impl Kind {
             Self::NoTool => "Install virsh (package libvirt-clients).",
             Self::NoManager => "See that the service runs, and that the URI is the right one.",
             Self::NoSuchDomain => "'virsh list --all' names the domains; another URI has others.",
-            Self::NotRunning => "Start it.",
+            Self::NotRunning => "Start it ('virsh start').",
+            Self::Paused => {
+                "Resume it ('virsh resume'); if it was paused by an error, 'virsh domstate --reason' names that."
+            }
+            Self::Suspended => "Wake it ('virsh dompmwakeup').",
+            Self::Crashed => "End what is left of it ('virsh destroy') and start it again.",
             Self::NoAgentPort => {
                 "Add a channel with the name org.qemu.guest_agent.0 to the machine and start it again."
             }

@@ -11,10 +11,6 @@ use crate::agent::Agent;
 use crate::error::Error;
 use crate::transport::Transport;
 
-/// The first wait between two questions; it grows until [`LONGEST_PAUSE`].
-pub(crate) const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-
 /// A program to start.
 #[derive(Debug, Clone, Default)]
 pub struct Program {
@@ -75,13 +71,12 @@ impl<T: Transport> Agent<T> {
     /// Runs a program to its end, however long it takes, and returns what it wrote. `input`, if any, is what it reads.
     pub fn run(&mut self, program: &str, arguments: &[&str], input: Option<&[u8]>) -> Result<Output, Error> {
         let pid = self.start_program(&Program::captured(program, arguments, input))?;
-        let mut pause = SHORTEST_PAUSE;
+        let mut pauses = self.patience().pauses();
         loop {
             if let Some(output) = self.program_output(pid)? {
                 return Ok(output);
             }
-            thread::sleep(pause);
-            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+            pauses.wait();
         }
     }
 
@@ -94,18 +89,17 @@ impl<T: Transport> Agent<T> {
         input: Option<&[u8]>,
         patience: Duration,
     ) -> Result<Option<Output>, Error> {
-        let started = Instant::now();
+        let deadline = Instant::now().checked_add(patience);
         let pid = self.start_program(&Program::captured(program, arguments, input))?;
-        let mut pause = SHORTEST_PAUSE;
+        let mut pauses = self.patience().pauses();
         loop {
             if let Some(output) = self.program_output(pid)? {
                 return Ok(Some(output));
             }
-            if started.elapsed() >= patience {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(None);
             }
-            thread::sleep(pause);
-            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+            thread::sleep(pauses.next(deadline));
         }
     }
 

@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 use rustix::termios::{self, OptionalActions, SpecialCodeIndex};
 use vsock::VsockStream;
 
@@ -45,11 +47,11 @@ fn connect_unix(path: &Path, wait: Duration) -> io::Result<UnixStream> {
                 stream.set_nonblocking(false)?;
                 return Ok(stream);
             }
-            Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => {
+            Err(Errno::AGAIN) if Instant::now() < deadline => {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
-            Err(rustix::io::Errno::AGAIN) => {
+            Err(Errno::AGAIN) => {
                 let text = format!("its queue was full for {} s: another client holds the agent", wait.as_secs_f64());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
@@ -75,7 +77,7 @@ pub(crate) fn clients(path: &Path) -> Option<usize> {
 }
 
 pub(crate) fn vsock(cid: u32, port: u32, timeouts: Timeouts) -> Result<Stream<VsockStream>, Error> {
-    let text = format!("vsock:{cid}:{port}");
+    let target = format!("vsock:{cid}:{port}");
     VsockStream::connect_with_cid_port(cid, port)
         .and_then(|stream| {
             Stream::with_silence(stream, timeouts.silence, |stream, silence| {
@@ -83,7 +85,24 @@ pub(crate) fn vsock(cid: u32, port: u32, timeouts: Timeouts) -> Result<Stream<Vs
                 stream.set_write_timeout(Some(silence))
             })
         })
-        .map_err(|source| Error::Connect { path: text, source })
+        .map_err(|source| {
+            let unreachable = |kind, cause| Error::Unreachable { target: target.clone(), kind, cause };
+            match source.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::CONNRESET) => unreachable(Kind::NoAgent, nobody_listens(port)),
+                Some(Errno::TIMEDOUT) => {
+                    unreachable(Kind::NoAnswer, "the guest does not answer a connection".to_owned())
+                }
+                Some(Errno::NODEV | Errno::AFNOSUPPORT) => {
+                    let cause = format!("no machine has the number {cid}, or this host has no vsock (vhost_vsock)");
+                    unreachable(Kind::NoSuchSocket, cause)
+                }
+                _ => Error::Connect { path: target.clone(), source },
+            }
+        })
+}
+
+fn nobody_listens(port: u32) -> String {
+    format!("nobody listens on vsock port {port} in the guest")
 }
 
 /// Cloud Hypervisor's and Firecracker's way to a guest's vsock: a unix socket, a line that says which port, a line that
@@ -94,15 +113,23 @@ pub(crate) fn hybrid(path: &Path, port: u32, timeouts: Timeouts) -> Result<Strea
     let connect = |source| Error::Connect { path: text.clone(), source };
     let mut stream = connect_unix(path, timeouts.connect).map_err(connect)?;
     set_unix_silence(&mut stream, timeouts.connect).map_err(connect)?;
+    let deadline = Instant::now() + timeouts.connect;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(connect)?;
 
     // Byte by byte: what follows the line belongs to the agent already.
     let mut answer = Vec::new();
     let mut byte = [0];
     let problem = loop {
+        // An answer that comes byte by byte is waited for no longer than one that does not come.
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left)).map_err(connect)?;
         match stream.read(&mut byte) {
+            _ if Instant::now() > deadline => {
+                let text = format!("no answer to CONNECT within {} s", timeouts.connect.as_secs_f64());
+                break Some((Kind::NoAnswer, text));
+            }
             // That is how both say that nobody listens on the port in the guest.
-            Ok(0) => break Some((Kind::NoAgent, format!("nobody listens on vsock port {port} in the guest"))),
+            Ok(0) => break Some((Kind::NoAgent, nobody_listens(port))),
             Ok(_) if byte[0] == b'\n' => break None,
             Ok(_) if answer.len() >= LONGEST_ANSWER_BYTES => {
                 break Some((Kind::NoManager, "its answer is endless".into()));
@@ -110,12 +137,9 @@ pub(crate) fn hybrid(path: &Path, port: u32, timeouts: Timeouts) -> Result<Strea
             Ok(_) => answer.push(byte[0]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                break Some((Kind::NoAgent, format!("nobody listens on vsock port {port} in the guest")));
+                break Some((Kind::NoAgent, nobody_listens(port)));
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let text = format!("no answer to CONNECT within {} s", timeouts.connect.as_secs_f64());
-                break Some((Kind::NoAnswer, text));
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(connect(error)),
         }
     };
@@ -129,6 +153,9 @@ pub(crate) fn hybrid(path: &Path, port: u32, timeouts: Timeouts) -> Result<Strea
     }
     Stream::with_silence(stream, timeouts.silence, set_unix_silence).map_err(connect)
 }
+
+/// The major numbers of Linux's pseudo terminals.
+const PSEUDO_TERMINALS: RangeInclusive<u32> = 136..=143;
 
 /// A serial device or pseudo terminal, in raw mode and for this process alone.
 #[derive(Debug)]
@@ -154,7 +181,14 @@ impl SerialPort {
         // Without NONBLOCK the open itself would wait for a carrier.
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let device: OwnedFd = rustix::fs::open(path, flags, Mode::empty())?;
-        termios::ioctl_tiocexcl(&device)?;
+        flock(&device, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| if error == Errno::WOULDBLOCK { Errno::BUSY } else { error })?;
+        // The lock is for those who heed it, this for the others. A pseudo terminal would stay exclusive when we are gone,
+        // for as long as the other end is open.
+        let device_kind = rustix::fs::major(rustix::fs::fstat(&device)?.st_rdev);
+        if !PSEUDO_TERMINALS.contains(&device_kind) {
+            termios::ioctl_tiocexcl(&device)?;
+        }
         let mut attributes = termios::tcgetattr(&device)?;
         attributes.make_raw();
         attributes.special_codes[SpecialCodeIndex::VMIN] = 1;
@@ -171,7 +205,7 @@ impl SerialPort {
             match poll(&mut [PollFd::from_borrowed_fd(self.device.as_fd(), events)], left.as_ref()) {
                 Ok(0) => return Err(io::ErrorKind::WouldBlock.into()),
                 Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -184,7 +218,7 @@ impl Read for SerialPort {
             match self.device.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
                 // The other end of a pseudo terminal is gone.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return Ok(0),
+                Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Ok(0),
                 other => return other,
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::conversation::{Conversation, SYNC, Ticket};
 use crate::error::Error;
 use crate::lines::Limits;
+use crate::patience::Patience;
 use crate::transport::{Arguments, Capacity, Transport};
 
 /// How long a connection by socket waits.
@@ -34,6 +35,7 @@ pub struct Stream<S: Read + Write> {
     silence: Option<Duration>,
     set_silence: Option<SetSilence<S>>,
     target: Option<String>,
+    farewell: Duration,
 }
 
 impl<S: Read + Write> fmt::Debug for Stream<S> {
@@ -45,7 +47,14 @@ impl<S: Read + Write> fmt::Debug for Stream<S> {
 impl<S: Read + Write> Stream<S> {
     /// Takes a stream that is connected to an agent. It waits as long as its own time-outs say.
     pub fn new(stream: S) -> Self {
-        Self { bytes: stream, conversation: Conversation::default(), silence: None, set_silence: None, target: None }
+        Self {
+            bytes: stream,
+            conversation: Conversation::default(),
+            silence: None,
+            set_silence: None,
+            target: None,
+            farewell: Patience::default().farewell,
+        }
     }
 
     /// Takes a stream whose time-outs can be set.
@@ -170,6 +179,10 @@ impl<S: Read + Write> Transport for Stream<S> {
         Ok(())
     }
 
+    fn set_patience(&mut self, patience: &Patience) {
+        self.farewell = patience.farewell;
+    }
+
     fn capacity(&self) -> Capacity {
         Capacity { requests_in_flight: 4, read_bytes: 1 << 20, write_bytes: 1 << 20 }
     }
@@ -178,9 +191,10 @@ impl<S: Read + Write> Transport for Stream<S> {
 impl<S: Read + Write> Drop for Stream<S> {
     /// QEMU's agent ends when a client leaves with a reply unread, so what is still due is waited for, for a moment.
     fn drop(&mut self) {
-        const MOMENT: Duration = Duration::from_millis(200);
         let Some(set_silence) = self.set_silence else { return };
-        if self.conversation.awaited() == 0 || set_silence(&mut self.bytes, MOMENT).is_err() {
+        // No time at all would be none without an end.
+        let moment = self.farewell.max(Duration::from_millis(1));
+        if self.conversation.awaited() == 0 || set_silence(&mut self.bytes, moment).is_err() {
             return;
         }
         while self.conversation.awaited() > 0 && self.receive("the end", None).is_ok() {}

@@ -6,9 +6,13 @@
 //! shell (Windows) the output comes at the end.
 //!
 //! The output takes room in the guest's `/tmp` until the program ends.
+//!
+//! The price is the shell: starting one costs as much as starting a short program, and nothing else can open the files,
+//! since an agent gives a program pipes whose content it keeps for itself until the end, or nothing. The rest is kept
+//! small: nothing is asked for but the program's end while it is young, the shell starts no process of its own, and the
+//! names are removed while the output is read. [`RunOptions::live`] is for those who do not want to pay it.
 
 use std::io;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use qga_protocol::Command;
@@ -18,6 +22,7 @@ use crate::agent::Agent;
 use crate::conversation::random_number;
 use crate::error::Error;
 use crate::kind::Kind;
+use crate::patience::Patience;
 use crate::program::{Exit, Output, Program};
 use crate::transport::Transport;
 
@@ -29,34 +34,43 @@ const DIRECTORIES: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/dev/shm"];
 
 /// Starts a program ($3...) with its output in $1.out and $1.err, and fed from $1.in if $2 says so, until that name is
 /// gone. With `set -C` a file or link that somebody put there is refused; the program keeps the umask and the shell's
-/// process number.
+/// process number. The umask comes from the kernel where it tells it: `$(umask)` would start a process. The
+/// variables have names that the program's environment has not: a change of one of those would reach the program.
 ///
 /// The feeding goes through a file that grows because an agent's write to a FIFO may be lost when it is full. The file
 /// gets its name when all is open, so the name can go at any time after that. What feeds is nobody's child: a program
 /// that waits for its children must not find one that it has not started.
-const SCRIPT: &str = r#"b=$1; i=$2; shift 2
-m=$(umask); umask 077; set -C
-command exec 3>"$b.out" || exit 73
-command exec 4>"$b.err" || exit 73
-if [ -n "$i" ]; then
-: >"$b.new" && mkfifo "$b.fifo" || exit 73
-( { exec 5<"$b.new" >"$b.fifo" 3>&- 4>&-
-mv -f "$b.new" "$b.in"
+const SCRIPT: &str = r#"qga_b=$1; qga_i=$2; shift 2
+while read -r qga_k qga_m; do [ "$qga_k" != Umask: ] || break; done </proc/self/status
+[ -n "$qga_m" ] || qga_m=$(umask)
+umask 077; set -C
+command exec 3>"$qga_b.out" || exit 73
+command exec 4>"$qga_b.err" || exit 73
+if [ -n "$qga_i" ]; then
+: >"$qga_b.new" && mkfifo "$qga_b.fifo" || exit 73
+( { exec 5<"$qga_b.new" >"$qga_b.fifo" 3>&- 4>&-
+mv -f "$qga_b.new" "$qga_b.in"
 while cat <&5 && kill -0 $$; do
-[ -e "$b.in" ] || { cat <&5; break; }
+[ -e "$qga_b.in" ] || { cat <&5; break; }
 sleep 0.05 || sleep 1
 done; } </dev/null 2>/dev/null & )
-exec <"$b.fifo"; rm -f "$b.fifo"
+exec <"$qga_b.fifo"; rm -f "$qga_b.fifo"
 fi
-umask "$m"; set +C
+umask "$qga_m"; set +C
 exec "$@" >&3 2>&4 3>&- 4>&-"#;
 
 /// Input up to this size is sent with the request. QEMU's agent spins for ever when a program ends without reading
 /// more than a pipe holds.
 const INPUT_AT_ONCE_BYTES: usize = 60 << 10;
 
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// The console is asked for its wish, and the guest for output, at least that often.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// So long a program is young: most end before, and then its output is fetched once.
+const YOUTH: Duration = Duration::from_millis(20);
+
+/// Asked for at first: QEMU's agent makes room for all that is asked for, and clears it, before it reads.
+const SMALL_READ_BYTES: usize = 64 << 10;
 
 /// Which of a program's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,11 +135,16 @@ pub struct RunOptions {
     pub grace: Duration,
     /// Whether [`Console::input`] is what the program reads. [`Program::input`] comes first.
     pub interactive_input: bool,
+    /// Whether output is handed on while the program runs, however much it is. Without, it comes at the end, at most
+    /// 16 MiB of each stream; through libvirt, which drops a reply over 10 MiB, about 7 MiB of both together. A short
+    /// program then takes a fraction of the time, since no shell is started in front of it. Input that is interactive or
+    /// long needs the shell all the same.
+    pub live: bool,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { time_limit: None, grace: Duration::from_secs(5), interactive_input: false }
+        Self { time_limit: None, grace: Duration::from_secs(5), interactive_input: false, live: true }
     }
 }
 
@@ -147,9 +166,17 @@ struct Running {
     pid: i64,
     /// The files' common name without their endings.
     base: String,
-    outputs: [Option<i64>; 2],
+    outputs: [Option<OutputFile>; 2],
     input: Feed,
     removal: Option<i64>,
+}
+
+/// What a program writes to, open for reading.
+#[derive(Debug, Clone, Copy)]
+struct OutputFile {
+    handle: i64,
+    /// How much to ask for: much only where there was more than little.
+    next_bytes: usize,
 }
 
 /// The way into a program's standard input.
@@ -170,6 +197,7 @@ struct Ending {
     timed_out: bool,
     asked_at: Option<Instant>,
     killed_at: Option<Instant>,
+    patience_with_killed: Duration,
 }
 
 const NAMES: [(OutputStream, &str); 2] = [(OutputStream::Stdout, "out"), (OutputStream::Stderr, "err")];
@@ -198,8 +226,9 @@ impl<T: Transport> Agent<T> {
         options: &RunOptions,
         console: &mut dyn Console,
     ) -> Result<Ended, Error> {
-        let mut ending = Ending::new(options);
-        if self.serves(file::Open::INFO.name)? && self.serves(file::Read::INFO.name)? {
+        let mut ending = Ending::new(options, self.patience());
+        let is_live = options.live || options.interactive_input || !fits_at_once(program);
+        if is_live && self.serves(file::Open::INFO.name)? && self.serves(file::Read::INFO.name)? {
             for directory in DIRECTORIES {
                 let Some(running) = self.start_under_shell(program, options, directory)? else { break };
                 if let Some(ended) = self.attend(running, program, &mut ending, console)? {
@@ -228,12 +257,10 @@ impl<T: Transport> Agent<T> {
 
     /// Waits for a program that takes a moment, and forgets its result.
     fn reap(&mut self, pid: i64) -> Result<(), Error> {
-        const LONGEST_WAIT: Duration = Duration::from_secs(2);
         let started = Instant::now();
-        let mut pause = SHORTEST_PAUSE;
-        while self.program_output(pid)?.is_none() && started.elapsed() < LONGEST_WAIT {
-            thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        let mut pauses = self.patience().pauses().at_most(LONGEST_PAUSE);
+        while self.program_output(pid)?.is_none() && started.elapsed() < self.patience().errand {
+            pauses.wait();
         }
         Ok(())
     }
@@ -246,8 +273,7 @@ impl<T: Transport> Agent<T> {
         directory: &str,
     ) -> Result<Option<Running>, Error> {
         let base = format!("{directory}/.qga-{:016x}{:016x}", random_number(), random_number());
-        let at_once = program.input.as_ref().is_none_or(|input| input.len() <= INPUT_AT_ONCE_BYTES);
-        let is_fed = options.interactive_input || !at_once;
+        let is_fed = options.interactive_input || !fits_at_once(program);
         let way_in = if is_fed { "fed" } else { "" };
         let mut arguments: Vec<String> = ["-c", SCRIPT, "qga", &base, way_in, &program.path].map(str::to_owned).into();
         arguments.extend(program.arguments.iter().cloned());
@@ -302,26 +328,30 @@ impl<T: Transport> Agent<T> {
         ending: &mut Ending,
         console: &mut dyn Console,
     ) -> Result<Option<Ended>, Error> {
-        let mut pause = SHORTEST_PAUSE;
+        let mut pauses = self.patience().pauses().at_most(LONGEST_PAUSE);
+        let started = Instant::now();
         loop {
             let output = self.program_output(running.pid)?;
-            self.open_outputs(running)?;
-            let mut has_moved = self.feed(running, console)?;
+            let is_young = started.elapsed() < YOUTH && !running.input.is_wanted;
+            let mut has_moved = false;
+            if output.is_some() || !is_young {
+                self.open_outputs(running)?;
+                has_moved = self.feed(running, console)?;
+            }
             if let Some(output) = output {
-                if output.exit == Exit::Code(NO_FILE) && running.outputs.contains(&None) {
+                if output.exit == Exit::Code(NO_FILE) && running.outputs.iter().any(Option::is_none) {
                     return Ok(None);
                 }
-                while self.pass_on(running, console)? {}
+                self.pass_on_the_rest(running, console)?;
                 let timed_out = ending.timed_out;
                 return Ok(Some(Ended { exit: output.exit, timed_out, was_live: true, is_cut: false }));
             }
             has_moved |= self.pass_on(running, console)?;
             self.end_if_wanted(running.pid, program, ending, console)?;
             if has_moved {
-                pause = SHORTEST_PAUSE;
+                pauses.restart();
             } else {
-                thread::sleep(pause);
-                pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+                pauses.wait();
             }
         }
     }
@@ -331,7 +361,7 @@ impl<T: Transport> Agent<T> {
             if place.is_none() {
                 *place = match self.open(&format!("{}.{name}", running.base), "r") {
                     Err(error) if error.kind() == Kind::NoSuchFile => return Ok(()),
-                    opened => Some(opened?),
+                    opened => Some(OutputFile { handle: opened?, next_bytes: SMALL_READ_BYTES }),
                 };
             }
         }
@@ -349,18 +379,38 @@ impl<T: Transport> Agent<T> {
     }
 
     /// Hands on what has come since the last time. Returns whether there was any.
-    fn pass_on(&mut self, running: &Running, console: &mut dyn Console) -> Result<bool, Error> {
-        let count = self.capacity().read_bytes;
+    fn pass_on(&mut self, running: &mut Running, console: &mut dyn Console) -> Result<bool, Error> {
         let mut has_moved = false;
-        for (handle, (stream, _)) in running.outputs.iter().zip(NAMES) {
-            let Some(handle) = *handle else { continue };
-            let bytes = self.read_piece(handle, count)?.buf_b64.0;
-            if !bytes.is_empty() {
-                has_moved = true;
-                take_output(console, stream, &bytes)?;
-            }
+        for (file, (stream, _)) in running.outputs.iter_mut().zip(NAMES) {
+            let Some(file) = file else { continue };
+            let bytes = self.read_output(file)?.buf_b64.0;
+            has_moved |= !bytes.is_empty();
+            take_output(console, stream, &bytes)?;
         }
         Ok(has_moved)
+    }
+
+    /// Hands on all that a program has left that has ended.
+    fn pass_on_the_rest(&mut self, running: &mut Running, console: &mut dyn Console) -> Result<(), Error> {
+        for (file, (stream, _)) in running.outputs.iter_mut().zip(NAMES) {
+            let Some(file) = file else { continue };
+            loop {
+                let piece = self.read_output(file)?;
+                take_output(console, stream, &piece.buf_b64.0)?;
+                if piece.eof || piece.buf_b64.0.is_empty() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_output(&mut self, file: &mut OutputFile) -> Result<file::FileRead, Error> {
+        let most = self.capacity().read_bytes;
+        let asked = file.next_bytes.min(most);
+        let piece = self.read_piece(file.handle, asked)?;
+        file.next_bytes = if piece.buf_b64.0.len() == asked { most } else { SMALL_READ_BYTES };
+        Ok(piece)
     }
 
     /// Writes the input that there is. Returns whether there was any.
@@ -423,8 +473,8 @@ impl<T: Transport> Agent<T> {
     }
 
     fn clean_up(&mut self, running: &mut Running) -> Result<(), Error> {
-        for handle in running.outputs.iter_mut().filter_map(Option::take) {
-            self.close(handle)?;
+        for file in running.outputs.iter_mut().filter_map(Option::take) {
+            self.close(file.handle)?;
         }
         running.input.close(self)?;
         let removal = match running.removal.take() {
@@ -434,7 +484,7 @@ impl<T: Transport> Agent<T> {
         self.reap(removal)
     }
 
-    /// Where there is no shell: output comes at the end.
+    /// Where there is no shell, or none is wanted: output comes at the end.
     fn run_with_capture(
         &mut self,
         program: &Program,
@@ -442,14 +492,13 @@ impl<T: Transport> Agent<T> {
         console: &mut dyn Console,
     ) -> Result<Ended, Error> {
         let pid = self.start_program(&Program { capture: true, ..program.clone() })?;
-        let mut pause = SHORTEST_PAUSE;
+        let mut pauses = self.patience().pauses().at_most(LONGEST_PAUSE);
         let output: Output = loop {
             if let Some(output) = self.program_output(pid)? {
                 break output;
             }
             self.end_if_wanted(pid, program, ending, console)?;
-            thread::sleep(pause);
-            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+            pauses.wait();
         };
         take_output(console, OutputStream::Stdout, &output.stdout)?;
         take_output(console, OutputStream::Stderr, &output.stderr)?;
@@ -467,9 +516,15 @@ impl Feed {
 }
 
 impl Ending {
-    fn new(options: &RunOptions) -> Self {
-        let deadline = options.time_limit.and_then(|limit| Instant::now().checked_add(limit));
-        Self { deadline, grace: options.grace, timed_out: false, asked_at: None, killed_at: None }
+    fn new(options: &RunOptions, patience: Patience) -> Self {
+        Self {
+            deadline: options.time_limit.and_then(|limit| Instant::now().checked_add(limit)),
+            grace: options.grace,
+            timed_out: false,
+            asked_at: None,
+            killed_at: None,
+            patience_with_killed: patience.killed,
+        }
     }
 
     /// The signal to send now.
@@ -494,8 +549,7 @@ impl Ending {
 
     /// Whether even SIGKILL has not helped.
     fn is_hopeless(&self) -> bool {
-        const PATIENCE: Duration = Duration::from_secs(10);
-        self.killed_at.is_some_and(|killed_at| killed_at.elapsed() > PATIENCE)
+        self.killed_at.is_some_and(|killed_at| killed_at.elapsed() > self.patience_with_killed)
     }
 }
 
@@ -505,6 +559,11 @@ fn take_output(console: &mut dyn Console, stream: OutputStream, bytes: &[u8]) ->
     }
     let act = || format!("take the program's {}", if stream == OutputStream::Stdout { "output" } else { "errors" });
     console.output(stream, bytes).map_err(|source| Error::Local { act: act(), source })
+}
+
+/// Whether a program's input can go with the request that starts it.
+fn fits_at_once(program: &Program) -> bool {
+    program.input.as_ref().is_none_or(|input| input.len() <= INPUT_AT_ONCE_BYTES)
 }
 
 /// Whether a program could not be started because there is none.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::Error;
+use crate::kind::Kind;
 use crate::socket;
 use crate::stream::Timeouts;
 use crate::transport::Transport;
@@ -59,7 +60,9 @@ impl Target {
     pub fn connect(&self, timeouts: Timeouts) -> Result<Box<dyn Transport + Send>, Error> {
         Ok(match self {
             Self::Unix(path) => Box::new(socket::unix(path, timeouts)?),
-            Self::Proxmox(vm) => Box::new(socket::unix(&proxmox_socket(*vm), timeouts)?),
+            Self::Proxmox(vm) => {
+                Box::new(socket::unix(&proxmox_socket(*vm), timeouts).map_err(|error| without_socket(*vm, error))?)
+            }
             Self::Vsock { cid, port } => Box::new(socket::vsock(*cid, *port, timeouts)?),
             Self::Hybrid { path, port } => Box::new(socket::hybrid(path, *port, timeouts)?),
             Self::Serial(path) => Box::new(socket::serial(path, timeouts)?),
@@ -90,6 +93,18 @@ pub(crate) const PROXMOX_SOCKETS: &str = "/var/run/qemu-server";
 
 fn proxmox_socket(vm: u32) -> PathBuf {
     Path::new(PROXMOX_SOCKETS).join(format!("{vm}.qga"))
+}
+
+/// Proxmox VE makes the socket when the machine starts, if its configuration wants an agent.
+fn without_socket(vm: u32, error: Error) -> Error {
+    if error.kind() != Kind::NoSuchSocket {
+        return error;
+    }
+    let cause = format!(
+        "the machine does not run on this node, or has had no agent port since its start (qm set {vm} --agent 1 makes one \
+         for the next)"
+    );
+    Error::Unreachable { target: format!("pve:{vm}"), kind: Kind::NoSuchSocket, cause }
 }
 
 fn is_like(text: &str, pattern: &str) -> bool {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::conversation::Ticket;
 use crate::error::Error;
+use crate::patience::Patience;
 
 /// Writes the arguments of a request as JSON text, an object, behind what the buffer holds.
 pub type Arguments<'a> = &'a dyn Fn(&mut Vec<u8>) -> Result<(), serde_json::Error>;
@@ -35,6 +36,9 @@ pub trait Transport: fmt::Debug {
     /// Changes how long the agent may be silent.
     fn set_silence(&mut self, silence: Duration) -> Result<(), Error>;
 
+    /// Changes how long the transport itself waits for what is no reply; one that never does need not care.
+    fn set_patience(&mut self, _patience: &Patience) {}
+
     /// How much goes at once.
     fn capacity(&self) -> Capacity;
 }
@@ -54,6 +58,10 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
 
     fn set_silence(&mut self, silence: Duration) -> Result<(), Error> {
         (**self).set_silence(silence)
+    }
+
+    fn set_patience(&mut self, patience: &Patience) {
+        (**self).set_patience(patience);
     }
 
     fn capacity(&self) -> Capacity {

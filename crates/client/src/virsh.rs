@@ -16,10 +16,8 @@ use std::time::{Duration, Instant};
 use crate::conversation::Ticket;
 use crate::error::{AgentError, Error};
 use crate::kind::Kind;
+use crate::patience::Patience;
 use crate::transport::{Arguments, Capacity, Transport};
-
-/// What `virsh` itself may take beside the time that libvirt waits for the agent.
-const OWN_TIME: Duration = Duration::from_secs(30);
 
 /// Longest output that is taken. libvirt takes no reply over 10 MiB; the echo of the request comes with it.
 const LONGEST_OUTPUT_BYTES: u64 = 32 << 20;
@@ -31,6 +29,8 @@ pub struct Virsh {
     uri: Option<String>,
     domain: String,
     silence: Duration,
+    /// What it may take beside.
+    own_time: Duration,
     request: Option<String>,
     reply: Vec<u8>,
 }
@@ -46,6 +46,7 @@ impl Virsh {
             uri: uri.map(str::to_owned),
             domain: domain.to_owned(),
             silence,
+            own_time: Patience::default().virsh,
             request: None,
             reply: Vec::new(),
         }
@@ -75,14 +76,25 @@ impl Virsh {
             quoted(&self.domain),
             unambiguous(&request)
         );
-        let deadline = self.silence.saturating_add(OWN_TIME);
+        let deadline = self.silence.saturating_add(self.own_time);
         let output = run(&self.program, self.uri.as_deref(), &[], line.into_bytes(), deadline)
             .map_err(|failure| self.failed(command, failure))?;
         match reply_in(&output.stdout) {
             Some(reply) => self.reply = reply.to_vec(),
-            None => return Err(self.failed(command, output.failure())),
+            None => return Err(self.with_state(self.failed(command, output.failure()))),
         }
         Ok(())
+    }
+
+    /// libvirt says the same of all domains that do not run; what they do instead it tells when asked.
+    fn with_state(&self, error: Error) -> Error {
+        let Error::Unreachable { target, kind: Kind::NotRunning, cause } = error else { return error };
+        let line = format!("domstate --domain {}\n", quoted(&self.domain));
+        let asked = run(&self.program, self.uri.as_deref(), &[], line.into_bytes(), self.own_time);
+        let output = asked.map_or_else(|_| Vec::new(), |ran| ran.stdout);
+        let (kind, state) = state_in(&output);
+        let cause = if state.is_empty() { cause } else { format!("{cause}, but {state}") };
+        Error::Unreachable { target, kind, cause }
     }
 
     fn failed(&self, command: &str, failure: Failure) -> Error {
@@ -120,6 +132,10 @@ impl Transport for Virsh {
         Ok(())
     }
 
+    fn set_patience(&mut self, patience: &Patience) {
+        self.own_time = patience.virsh;
+    }
+
     fn capacity(&self) -> Capacity {
         // libvirt passes texts of 4 MiB, but virsh echoes each character of a request.
         Capacity { requests_in_flight: 1, read_bytes: 2 << 20, write_bytes: 64 << 10 }
@@ -138,7 +154,7 @@ pub(crate) fn running_domains(uri: Option<&str>) -> Result<Vec<String>, Error> {
         Failure::Said(text) => explain("list", &target(), &text, Duration::ZERO),
     };
     let arguments = ["list", "--name", "--state-running"];
-    let listed = run(&program(), uri, &arguments, Vec::new(), OWN_TIME).map_err(failed)?;
+    let listed = run(&program(), uri, &arguments, Vec::new(), Patience::default().virsh).map_err(failed)?;
     if !listed.is_good {
         return Err(failed(listed.failure()));
     }
@@ -200,6 +216,8 @@ fn run(
         command.args(["--connect", uri]);
     }
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // This thread stays until it has ended; if the whole process is killed, nobody is left to end one that hangs.
+    qga_sys::child::end_with_parent(&mut command);
     let mut child = command.spawn().map_err(Failure::NotStarted)?;
     if let Some(mut stdin) = child.stdin.take() {
         // If it ends before it has read all, its messages say why.
@@ -237,6 +255,25 @@ fn reply_in(output: &[u8]) -> Option<&[u8]> {
     let mut lines = output.split(|&byte| byte == b'\n').map(|line| without_prompt(line.trim_ascii()));
     let first = lines.next().filter(|line| line.starts_with(b"{"));
     first.or_else(|| lines.find(|line| !line.is_empty()))
+}
+
+/// What the answer to `domstate` means, and its words.
+fn state_in(output: &[u8]) -> (Kind, String) {
+    const STATES: [(&str, Kind); 6] = [
+        ("shut off", Kind::NotRunning),
+        ("in shutdown", Kind::NotRunning),
+        ("paused", Kind::Paused),
+        ("pmsuspended", Kind::Suspended),
+        ("crashed", Kind::Crashed),
+        // It was resumed or started meanwhile.
+        ("running", Kind::NoAnswer),
+    ];
+    let lines = output.split(|&byte| byte == b'\n').map(|line| without_prompt(line.trim_ascii()));
+    let known = |line: &[u8]| STATES.into_iter().find(|(state, _)| line == state.as_bytes());
+    lines
+        .filter_map(known)
+        .next_back()
+        .map_or((Kind::NotRunning, String::new()), |(state, kind)| (kind, state.to_owned()))
 }
 
 fn without_prompt(line: &[u8]) -> &[u8] {
@@ -334,6 +371,17 @@ mod tests {
         check("virsh > {\"return\":{}}\nvirsh > \n", Some("{\"return\":{}}"));
         check("virsh # qemu-agent-command --x '{}'\nvirsh # \n", None);
         check("", None);
+    }
+
+    #[test]
+    fn a_domain_that_does_not_run_says_what_it_does() {
+        let check = |output: &str, kind, state: &str| assert_eq!(state_in(output.as_bytes()), (kind, state.to_owned()));
+        check("virsh # domstate --domain 'web'\npaused\n\nvirsh # \n", Kind::Paused, "paused");
+        check("shut off\n\n", Kind::NotRunning, "shut off");
+        check("virsh > pmsuspended\nvirsh > \n", Kind::Suspended, "pmsuspended");
+        check("crashed\n", Kind::Crashed, "crashed");
+        check("virsh # domstate --domain 'paused'\nvirsh # \n", Kind::NotRunning, "");
+        check("", Kind::NotRunning, "");
     }
 
     #[test]

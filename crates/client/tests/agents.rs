@@ -1,4 +1,6 @@
-//! The client's tasks with a real agent: the one that `AGENT_UNDER_TEST` names, the original without it.
+//! Files of the guest with a real agent: copies both ways, broken off and gone on with, and what an agent tells.
+
+mod stage;
 
 use std::fs;
 use std::io::Write as _;
@@ -8,249 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use qga_client::{
-    AnyAgent, Console, CopyOptions, Error, Exit, FileKind, Input, Kind, OutputStream, Program, Progress, RunOptions,
-    Target, Timeouts, TreeReport, Wish,
-};
-use qga_compliance::{Agent, Subject};
-
-/// An agent and a directory that it shares with the test.
-struct Guest {
-    agent: Agent,
-    directory: tempfile::TempDir,
-}
-
-impl Guest {
-    /// `None` for an agent that runs elsewhere: these tests look at its files.
-    fn start() -> Option<Self> {
-        Self::start_with(&[])
-    }
-
-    fn start_with(options: &[&str]) -> Option<Self> {
-        let subject = Subject::under_test();
-        subject.program()?;
-        let agent = Agent::start(&subject, options).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        agent.is_local().then_some(Self { agent, directory })
-    }
-
-    fn target(&self) -> Target {
-        Target::Unix(self.agent.directory().join("socket"))
-    }
-
-    fn connect(&self) -> AnyAgent {
-        qga_client::Agent::connect(&self.target(), Timeouts::default()).unwrap()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-}
-
-fn shell(script: &str) -> Program {
-    Program { path: "sh".to_owned(), arguments: vec!["-c".to_owned(), script.to_owned()], ..Program::default() }
-}
-
-fn no_progress(_: Progress<'_>) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
-/// Bytes that repeat nowhere near.
-fn noise(size: usize) -> Vec<u8> {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut bytes = Vec::with_capacity(size + 8);
-    while bytes.len() < size {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.to_le_bytes());
-    }
-    bytes.truncate(size);
-    bytes
-}
-
-/// Keeps what a program writes, feeds it, and ends it when told.
-#[derive(Default)]
-struct Recorder {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-    /// The pieces in which it came.
-    pieces: Vec<Vec<u8>>,
-    input: Vec<Vec<u8>>,
-    /// What to do once there is output.
-    then: Option<Wish>,
-}
-
-impl Console for Recorder {
-    fn output(&mut self, stream: OutputStream, bytes: &[u8]) -> std::io::Result<()> {
-        match stream {
-            OutputStream::Stdout => self.stdout.extend(bytes),
-            OutputStream::Stderr => self.stderr.extend(bytes),
-        }
-        self.pieces.push(bytes.to_vec());
-        Ok(())
-    }
-
-    fn input(&mut self) -> std::io::Result<Input> {
-        Ok(self.input.pop().map_or(Input::End, Input::Bytes))
-    }
-
-    fn wish(&mut self) -> Wish {
-        self.then.filter(|_| !self.stdout.is_empty()).unwrap_or(Wish::GoOn)
-    }
-}
-
-/// What the client's own programs leave in the guest's `/tmp`.
-fn leftovers() -> Vec<PathBuf> {
-    let name = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".qga-"));
-    fs::read_dir("/tmp").unwrap().flatten().map(|entry| entry.path()).filter(name).collect()
-}
-
-#[test]
-fn a_program_gives_its_output_and_its_exit() {
-    let Some(guest) = Guest::start() else { return };
-    let mut agent = guest.connect();
-    let mut seen = Recorder::default();
-    let program = Program { input: Some(b"given".to_vec()), ..shell("cat; echo wrong >&2; umask; exit 3") };
-    let ended = agent.run_live(&program, &RunOptions::default(), &mut seen).unwrap();
-    assert_eq!(ended.exit, Exit::Code(3));
-    assert!(ended.was_live && !ended.timed_out);
-    let umask = agent.run("sh", &["-c", "umask"], None).unwrap().stdout;
-    assert_eq!(seen.stdout, [b"given".as_slice(), &umask].concat(), "the program has the agent's umask");
-    assert_eq!(seen.stderr, b"wrong\n");
-}
-
-#[test]
-fn an_agent_that_opens_no_files_gives_the_output_at_the_end() {
-    let Some(guest) = Guest::start_with(&["-b", "guest-file-open"]) else { return };
-    let mut agent = guest.connect();
-    let mut seen = Recorder::default();
-    let ended = agent.run_live(&shell("echo out; echo wrong >&2; exit 5"), &RunOptions::default(), &mut seen).unwrap();
-    assert_eq!((ended.exit, ended.was_live), (Exit::Code(5), false));
-    assert_eq!((seen.stdout.as_slice(), seen.stderr.as_slice()), (b"out\n".as_slice(), b"wrong\n".as_slice()));
-    assert_eq!(agent.read_file("/etc/hostname").unwrap_err().kind(), Kind::CommandRefused);
-}
-
-#[test]
-fn an_agent_that_starts_no_programs_gives_its_files() {
-    let Some(guest) = Guest::start_with(&["-b", "guest-exec"]) else { return };
-    let mut agent = guest.connect();
-    fs::write(guest.path("source"), noise(100_000)).unwrap();
-    agent.download(&guest.text("source"), &guest.path("copy"), CopyOptions::default(), &mut no_progress).unwrap();
-    assert_eq!(fs::read(guest.path("copy")).unwrap(), noise(100_000));
-    let refused = agent.upload(&guest.path("source"), &guest.text("up"), CopyOptions::default(), &mut no_progress);
-    assert_eq!(refused.unwrap_err().kind(), Kind::CommandRefused);
-    assert_eq!(names(&guest), ["copy", "source"]);
-}
-
-#[test]
-fn a_program_that_a_signal_ends_says_so_and_a_missing_one_is_127() {
-    let Some(guest) = Guest::start() else { return };
-    let mut agent = guest.connect();
-    let mut exit = |program: &Program| {
-        let mut seen = Recorder::default();
-        agent.run_live(program, &RunOptions::default(), &mut seen).unwrap().exit
-    };
-    assert_eq!(exit(&shell("kill -9 $$")), Exit::Signal(9));
-    assert_eq!(exit(&Program { path: "/nonexistent/program".to_owned(), ..Program::default() }), Exit::Code(127));
-    assert_eq!(exit(&shell("exit 73")), Exit::Code(73), "the script's own code means nothing else");
-}
-
-#[test]
-fn output_comes_while_the_program_runs() {
-    let Some(guest) = Guest::start() else { return };
-    let mut agent = guest.connect();
-    // It ends only when its output has been seen: the test hangs where output comes at the end alone.
-    let sign = guest.path("seen");
-    let script = format!("echo first; while [ ! -e {} ]; do sleep 0.02; done; echo second", sign.display());
-    let mut pieces = Vec::new();
-    let mut take = |_: OutputStream, bytes: &[u8]| {
-        pieces.push(bytes.to_vec());
-        fs::write(&sign, "")
-    };
-    let options = RunOptions { time_limit: Some(Duration::from_secs(60)), ..RunOptions::default() };
-    let ended = agent.run_live(&shell(&script), &options, &mut take).unwrap();
-    assert_eq!(ended.exit, Exit::Code(0));
-    assert_eq!(pieces, [b"first\n", b"second\n".as_slice()]);
-}
-
-#[test]
-fn large_output_comes_whole_and_nothing_is_left_in_the_guest() {
-    let Some(guest) = Guest::start() else { return };
-    let mut agent = guest.connect();
-    let mut seen = Recorder::default();
-    let size = 40 << 20;
-    let script = format!("head -c {size} /dev/zero; head -c 100000 /dev/zero >&2");
-    let before = leftovers();
-    let ended = agent.run_live(&shell(&script), &RunOptions::default(), &mut seen).unwrap();
-    assert_eq!((ended.exit, ended.is_cut), (Exit::Code(0), false));
-    assert_eq!((seen.stdout.len(), seen.stderr.len()), (size, 100_000));
-    // Other tests of this file have files of their own there for a moment.
-    let mut left: Vec<PathBuf> = leftovers().into_iter().filter(|path| !before.contains(path)).collect();
-    for _ in 0..200 {
-        left.retain(|path| path.exists());
-        std::thread::sleep(Duration::from_millis(if left.is_empty() { 0 } else { 50 }));
-    }
-    assert_eq!(left, Vec::<PathBuf>::new());
-}
-
-#[test]
-fn input_is_fed_while_the_program_reads() {
-    let Some(guest) = Guest::start() else { return };
-    let mut agent = guest.connect();
-    let pieces: Vec<Vec<u8>> = vec![noise(300_000), b"line\n".to_vec(), Vec::new(), noise(5000)];
-    let mut seen = Recorder { input: pieces.iter().rev().cloned().collect(), ..Recorder::default() };
-    let options = RunOptions { interactive_input: true, ..RunOptions::default() };
-    let ended = agent.run_live(&shell("sleep 0.1; cat"), &options, &mut seen).unwrap();
-    assert_eq!(ended.exit, Exit::Code(0));
-    assert!(seen.stdout == pieces.concat(), "{} bytes came back", seen.stdout.len());
-}
-
-#[test]
-fn large_input_that_nobody_reads_does_no_harm() {
-    let Some(guest) = Guest::start() else { return };
-    let mut agent = guest.connect();
-    let mut seen = Recorder::default();
-    let program = Program { input: Some(noise(1 << 20)), ..shell("head -c 3 | wc -c") };
-    let ended = agent.run_live(&program, &RunOptions::default(), &mut seen).unwrap();
-    assert_eq!(ended.exit, Exit::Code(0));
-    assert_eq!(String::from_utf8_lossy(&seen.stdout).trim(), "3");
-    agent.call_raw("guest-ping", serde_json::Value::Null).unwrap();
-}
-
-#[test]
-fn a_program_is_ended_at_its_time_limit_and_on_wish() {
-    let Some(guest) = Guest::start() else { return };
-    let mut agent = guest.connect();
-    let limited = RunOptions { time_limit: Some(Duration::from_millis(100)), ..RunOptions::default() };
-    let ended = agent.run_live(&shell("exec sleep 600"), &limited, &mut Recorder::default()).unwrap();
-    assert_eq!((ended.exit, ended.timed_out), (Exit::Signal(15), true));
-
-    let deaf = RunOptions { grace: Duration::from_millis(100), ..RunOptions::default() };
-    let script = "trap '' TERM; echo deaf; while :; do sleep 0.05; done";
-    let mut seen = Recorder { then: Some(Wish::Terminate), ..Recorder::default() };
-    let ended = agent.run_live(&shell(script), &deaf, &mut seen).unwrap();
-    assert_eq!((ended.exit, ended.timed_out), (Exit::Signal(9), false));
-}
-
-#[test]
-fn a_program_whose_output_nobody_takes_is_ended() {
-    let Some(guest) = Guest::start() else { return };
-    let mut agent = guest.connect();
-    let gone = guest.path("gone");
-    let script = format!("trap 'echo > {}; exit' TERM; echo x; while :; do sleep 0.05; done", gone.display());
-    let mut refuse = |_: OutputStream, _: &[u8]| Err(std::io::ErrorKind::BrokenPipe.into());
-    let error = agent.run_live(&shell(&script), &RunOptions::default(), &mut refuse).unwrap_err();
-    assert!(error.to_string().starts_with("cannot take the program's output: "), "{error}");
-    while !gone.exists() {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    agent.call_raw("guest-ping", serde_json::Value::Null).unwrap();
-}
+use qga_client::{CopyOptions, Error, FileKind, Kind, Progress, Target, Timeouts, TreeReport};
+use stage::{Guest, no_progress, noise};
 
 #[test]
 fn a_file_goes_there_and_back_with_mode_and_checksum() {
@@ -516,6 +277,31 @@ fn two_copies_to_one_name_do_not_mix() {
         fs::remove_file(&there).unwrap();
         assert_eq!(names(&guest), ["short", "source"]);
     }
+}
+
+#[test]
+fn two_copies_that_go_on_from_one_partial_file_do_not_mix() {
+    let (Some(guest), Some(other)) = (Guest::start(), Guest::start()) else { return };
+    let there = guest.text("x");
+    let options = CopyOptions { resume: true, ..CopyOptions::default() };
+    // The same start and the same size: neither checksum nor length tells them apart half-way.
+    let contents = [b'1', b'2'].map(|end| [noise(6 << 20), vec![end; 2 << 20]].concat());
+    for (name, content) in ["1", "2"].into_iter().zip(&contents) {
+        fs::write(guest.path(name), content).unwrap();
+    }
+    let mut second = None;
+    let first = guest.connect().upload(&guest.path("1"), &there, options, &mut |progress| {
+        if progress.copied_bytes >= 4 << 20 && second.is_none() {
+            second = Some(other.connect().upload(&guest.path("2"), &there, options, &mut no_progress));
+        }
+        ControlFlow::Continue(())
+    });
+    second.expect("it was begun").expect("the one that came last is whole");
+    let first = first.unwrap_err();
+    assert!(first.to_string().contains("another copy to the same file is at work"), "{first}");
+    assert!(!first.to_string().contains("kept"), "{first}");
+    assert!(fs::read(&there).unwrap() == contents[1], "they are mixed");
+    assert_eq!(names(&guest), ["1", "2", "x"]);
 }
 
 #[test]

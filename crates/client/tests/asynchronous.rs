@@ -31,6 +31,13 @@ async fn calls_programs_and_files_work_as_in_the_blocking_client() {
     let output = agent.run("sh", &["-c", "cat; exit 4"], Some(b"given")).await.unwrap();
     assert_eq!((output.exit.to_string().as_str(), output.stdout.as_slice()), ("exit code 4", b"given".as_slice()));
 
+    let enough = Duration::from_secs(60);
+    let output = agent.run_within("echo", &["here"], None, enough).await.unwrap().expect("it ends");
+    assert_eq!(output.stdout, b"here\n");
+    let given_up = agent.run_within("sleep", &["3"], None, Duration::from_millis(20)).await.unwrap();
+    assert_eq!(given_up, None);
+    agent.call(&Ping {}).await.expect("the conversation goes on");
+
     let content: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
     let path = host.directory().join("file").to_str().unwrap().to_owned();
     agent.write_file(&path, &content).await.unwrap();

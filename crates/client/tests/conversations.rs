@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use qga_client::{Connection, CopyOptions, Error, Exit, Limits, Progress, Timeouts};
+use qga_client::{
+    Connection, CopyOptions, Error, Exit, Limits, OutputStream, Patience, Program, Progress, RunOptions, Timeouts,
+};
 use serde_json::{Value, json};
 
 /// An agent that answers each line with whatever the function returns.
@@ -223,10 +225,76 @@ fn a_path_that_cmd_would_run_is_refused() {
     assert!(error.to_string().contains("cmd"), "{error}");
 }
 
+/// What two runs of a short program over one connection send, without `guest-` in front.
+fn sent_for_two_runs(live: bool) -> [Vec<String>; 2] {
+    let sent = std::cell::RefCell::new(Vec::new());
+    let mut agent = Scripted::connect(|line| {
+        let request: Value = serde_json::from_str(line).expect("a request");
+        let command = request["execute"].as_str().expect("a name").trim_start_matches("guest-").to_owned();
+        let result = match command.as_str() {
+            "info" => json!({ "version": "10.0.2", "supported_commands": [] }),
+            "exec" => json!({ "pid": 7 }),
+            "exec-status" => json!({ "exited": true, "exitcode": 0 }),
+            "file-open" => json!(1000),
+            "file-read" => json!({ "count": 0, "buf-b64": "", "eof": true }),
+            _ => json!({}),
+        };
+        sent.borrow_mut().push(command);
+        format!("{}\n", json!({ "return": result })).into_bytes()
+    });
+    let mut run = || {
+        let program = Program { path: "true".to_owned(), ..Program::default() };
+        let options = RunOptions { live, ..RunOptions::default() };
+        let mut no_output = |_: OutputStream, _: &[u8]| panic!("there is none");
+        let ended = agent.run_live(&program, &options, &mut no_output).unwrap();
+        assert_eq!((ended.exit, ended.was_live), (Exit::Code(0), live));
+        sent.take()
+    };
+    [run(), run()]
+}
+
+#[test]
+fn a_short_program_costs_few_requests() {
+    let bare = ["exec", "exec-status"];
+    assert_eq!(sent_for_two_runs(false), [bare, bare], "its start and its end, nothing else");
+    // The second program removes the names of the files while they are read.
+    let live = [
+        "exec",
+        "exec-status",
+        "file-open",
+        "file-open",
+        "exec",
+        "file-read",
+        "file-read",
+        "file-close",
+        "file-close",
+        "exec-status",
+    ];
+    let [first, second] = sent_for_two_runs(true);
+    assert_eq!(first, [&["info"], live.as_slice()].concat());
+    assert_eq!(second, live);
+}
+
 #[test]
 fn a_program_that_does_not_end_is_given_up() {
     let mut agent = with_programs(|_, _| json!({ "exited": false }));
     assert_eq!(agent.run_within("stat", &["/hung"], None, Duration::from_millis(20)).unwrap(), None);
+}
+
+#[test]
+fn a_task_waits_for_the_guests_programs_as_long_as_it_is_told() {
+    let mut agent = with_programs(|_, _| json!({ "exited": false }));
+    let patience = |program, tree| Patience {
+        program: Duration::from_millis(program),
+        tree: Duration::from_millis(tree),
+        ..Patience::default()
+    };
+    agent.set_patience(patience(20, 3_600_000));
+    let error = agent.stat_file("/hung", false).unwrap_err();
+    assert!(error.to_string().contains("stat has not ended in 0.02 s"), "{error}");
+    agent.set_patience(patience(3_600_000, 30));
+    let error = agent.list_directory("/hung", true).unwrap_err();
+    assert!(error.to_string().contains("find has not ended in 0.03 s"), "{error}");
 }
 
 #[test]

@@ -26,6 +26,8 @@ case $request in
 *guest-exec*)
     echo "error: internal error: unable to execute QEMU agent command 'guest-exec': Command guest-exec has been disabled: the command is not allowed" >&2 ;;
 *guest-info*) echo 'garbage' ;;
+*guest-get-users*) echo 'error: Requested operation is not valid: domain is not running' >&2 ;;
+*domstate*) echo 'paused'; echo ;;
 *)
     echo "error: failed to get domain 'web'" >&2
     echo "error: Domain not found: no domain with matching name 'web'" >&2 ;;
@@ -60,6 +62,8 @@ fn calls_go_through_virsh_one_by_one() {
     assert_eq!(kind("guest-exec"), Kind::CommandRefused);
     assert_eq!(kind("guest-info"), Kind::NotUnderstood);
     assert_eq!(kind("guest-get-time"), Kind::NoSuchDomain);
+    assert_eq!(kind("guest-get-users"), Kind::Paused, "libvirt says that it is not running");
+    assert!(calls().ends_with("domstate --domain 'web'\n"), "{}", calls());
 
     let mut without = Agent::over(Virsh::new(None, "web", silence).with_program("/nonexistent/virsh"));
     let error = without.call_raw("guest-ping", Value::Null).unwrap_err();

@@ -183,7 +183,7 @@ pub fn programs_run(programs: &Programs, effort: Effort) -> Result<Vec<Row>> {
 }
 
 const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
+pub const MIB: usize = 1024 * KIB;
 
 /// The most that the protocol reads at once.
 const LARGEST_READ: usize = 48 * MIB;
@@ -215,7 +215,7 @@ impl WithFile {
 }
 
 /// Bytes that no file system and no codec treats specially.
-fn noise(size: usize) -> Vec<u8> {
+pub fn noise(size: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {

@@ -5,6 +5,7 @@
 //! or beside it, and its call in [`measure_all`].
 
 mod growth;
+mod hostside;
 mod information;
 mod loops;
 mod measure;
@@ -136,6 +137,8 @@ fn measure_all(programs: &Programs, effort: Effort, only: &str) -> Result<Vec<Ro
     measure("many processors", &|| growth::processors(programs, effort))?;
     measure("many file systems", &|| growth::file_systems(programs, effort))?;
     measure("many interfaces", &|| growth::interfaces(programs, effort))?;
+    measure("the host's side: exec", &|| hostside::runs(programs, effort))?;
+    measure("the host's side: cp", &|| hostside::copies(programs, effort))?;
     measure("a stuck command", &|| stuck::measure(programs, effort))?;
     Ok(rows)
 }

@@ -32,6 +32,8 @@ pub enum Target {
     RatioAtLeast(f64),
     /// Ours is at most this, whatever the original's.
     AtMost(f64),
+    /// Ours is at least the first, or divided by the original's at least the second.
+    AtLeastOrRatio(f64, f64),
     /// Nothing: for information.
     None,
 }
@@ -71,6 +73,9 @@ impl Row {
             Target::RatioAtMost(most) => Some(self.ratio().is_some_and(|ratio| ratio <= most)),
             Target::RatioAtLeast(least) => Some(self.ratio().is_some_and(|ratio| ratio >= least)),
             Target::AtMost(most) => Some(self.ours.is_some_and(|ours| ours <= most)),
+            Target::AtLeastOrRatio(least, ratio) => Some(
+                self.ours.is_some_and(|ours| ours >= least) || self.ratio().is_some_and(|reached| reached >= ratio),
+            ),
             Target::None => None,
         }
     }
@@ -96,6 +101,9 @@ impl Row {
             Target::RatioAtMost(most) => format!("≤ {most}x"),
             Target::RatioAtLeast(least) => format!("≥ {least}x"),
             Target::AtMost(most) => format!("≤ {}", self.format(Some(most)).replace(".00", "").replace(".0 ", " ")),
+            Target::AtLeastOrRatio(least, ratio) => {
+                format!("≥ {} or {ratio}x", self.format(Some(least)).replace(".0 ", " "))
+            }
             Target::None => String::new(),
         }
     }
@@ -164,6 +172,10 @@ mod tests {
         assert_eq!(row(Unit::Seconds, 2.0, 1.1, Target::RatioAtMost(0.5)).met(), Some(false));
         assert_eq!(row(Unit::BytesPerSecond, 1.0, 10.0, Target::RatioAtLeast(10.0)).met(), Some(true));
         assert_eq!(row(Unit::Seconds, 1.0, 0.06, Target::AtMost(0.05)).met(), Some(false));
+        let either = Target::AtLeastOrRatio(10.0, 5.0);
+        assert_eq!(row(Unit::BytesPerSecond, 9.0, 10.0, either).met(), Some(true));
+        assert_eq!(row(Unit::BytesPerSecond, 1.0, 5.0, either).met(), Some(true));
+        assert_eq!(row(Unit::BytesPerSecond, 2.0, 9.0, either).met(), Some(false));
         assert_eq!(row(Unit::Bytes, 1.0, 9.0, Target::None).met(), None);
     }
 

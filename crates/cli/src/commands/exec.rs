@@ -41,8 +41,12 @@ fn run_one(options: &Exec, visit: &mut Visit<'_>) -> Result<()> {
             visit.page.line(pid.to_string())
         };
     }
-    let run_options =
-        RunOptions { time_limit: options.time_limit, interactive_input: options.stdin, ..RunOptions::default() };
+    let run_options = RunOptions {
+        time_limit: options.time_limit,
+        interactive_input: options.stdin,
+        live: !options.at_end,
+        ..RunOptions::default()
+    };
     let json = visit.page.is_json();
     // Not before: who waits for a connection may be ended by the first signal.
     let interrupts = Interrupts::watch()?;

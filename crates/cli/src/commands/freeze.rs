@@ -81,16 +81,15 @@ pub fn status(visit: &mut Visit<'_>) -> Result<()> {
     visit.page.report(&State { status })
 }
 
-/// Freezes and leaves it so. A freeze that fails is thawed; of several targets those that could be frozen stay so, and
-/// are named if others failed.
+/// Freezes and leaves it so. A freeze that fails, or during which this process is told to end or killed, is thawed; of
+/// several targets those that could be frozen stay so, and are named if others failed.
 pub fn freeze(options: &Freeze, selection: &Selection, general: &General) -> Result<()> {
+    let interrupts = Interrupts::watch()?;
     let frozen = Mutex::new(Vec::new());
     let done = visit(selection, general, &|visit| {
-        let guard = freeze_one(options, visit.target, general)?;
-        let file_systems = i64::try_from(guard.leave()).unwrap_or(i64::MAX);
+        freeze_and_leave(options, visit, &interrupts)?;
         frozen.lock().unwrap_or_else(PoisonError::into_inner).push(visit.target.to_string());
-        let advice = Some(format!("Programs that write wait until: qga -t {} thaw", visit.target));
-        visit.page.report(&Count { what: "frozen", file_systems, advice })
+        Ok(())
     });
     let frozen = frozen.into_inner().unwrap_or_else(PoisonError::into_inner);
     if done.is_err() && !frozen.is_empty() {
@@ -100,8 +99,63 @@ pub fn freeze(options: &Freeze, selection: &Selection, general: &General) -> Res
     done
 }
 
-fn freeze_one(options: &Freeze, target: &Target, general: &General) -> Result<Frozen<'static>> {
-    Ok(Frozen::at(target, general.timeouts(), mounts(options))?)
+fn freeze_and_leave(options: &Freeze, visit: &mut Visit<'_>, interrupts: &Interrupts) -> Result<()> {
+    let (target, general) = (visit.target, visit.general);
+    if interrupts.count() > 0 {
+        return Err(Failure::told(Code::Stopped, "stopped before it was frozen", ""));
+    }
+    // The watcher would thaw what others have frozen.
+    refuse_if_frozen(target, visit.connect()?.call(&Status {})?)?;
+    let watcher = Watcher::start(std::slice::from_ref(target), general)?;
+    watcher.arm()?;
+    let guard = match Frozen::at(target, general.timeouts(), mounts(options)) {
+        Ok(guard) => guard,
+        Err(error) => {
+            // Somebody else was faster, or nothing is frozen.
+            if matches!(error, qga_client::Error::Guest { .. }) || is_thawed(target, general) {
+                watcher.dismiss();
+            }
+            return Err(error.into());
+        }
+    };
+    let told = if interrupts.count() > 0 {
+        let text = format!("stopped; {target} was frozen by then, and is thawed again");
+        Err(Failure::told(Code::Stopped, text, ""))
+    } else {
+        let file_systems = i64::try_from(guard.count()).unwrap_or(i64::MAX);
+        let advice = Some(format!("Programs that write wait until: qga -t {target} thaw"));
+        visit.page.report(&Count { what: "frozen", file_systems, advice })
+    };
+    // What nobody wants or was told of does not stay.
+    let Err(failure) = told else {
+        let _ = guard.leave();
+        watcher.dismiss();
+        return Ok(());
+    };
+    match guard.thaw() {
+        Ok(_) => watcher.dismiss(),
+        Err(error) => return Err(may_be_frozen(target, &error)),
+    }
+    Err(failure)
+}
+
+fn refuse_if_frozen(target: &Target, status: FreezeStatus) -> Result<()> {
+    match status {
+        FreezeStatus::Thawed => Ok(()),
+        FreezeStatus::Frozen => Err(Failure::told(
+            Code::Refused,
+            format!("the file systems of {target} are frozen already"),
+            format!("Whoever froze them should thaw them; if nobody does: qga -t {target} thaw"),
+        )),
+    }
+}
+
+fn may_be_frozen(target: &Target, error: &qga_client::Error) -> Failure {
+    Failure::told(
+        Code::TryAgain,
+        format!("{target} may still be frozen: {error}"),
+        format!("A process in the background goes on trying for an hour; by hand: qga -t {target} thaw"),
+    )
 }
 
 /// The mount points to freeze; nothing means all.
@@ -121,13 +175,7 @@ pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result
     let names = short_names(&selection.targets);
     for target in &selection.targets {
         // Whoever froze it counts on it; the watcher must not thaw it either.
-        if Agent::connect(target, general.timeouts())?.call(&Status {})? == FreezeStatus::Frozen {
-            return Err(Failure::told(
-                Code::Refused,
-                format!("the file systems of {target} are frozen already"),
-                format!("Whoever froze them should thaw them; if nobody does: qga -t {target} thaw"),
-            ));
-        }
+        refuse_if_frozen(target, Agent::connect(target, general.timeouts())?.call(&Status {})?)?;
     }
     let watcher = Watcher::start(&selection.targets, general)?;
     watcher.arm()?;
@@ -161,11 +209,7 @@ pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result
     let ended = ended?;
     for (thawed, target) in thawed.iter().zip(&selection.targets) {
         if let Err(error) = thawed {
-            return Err(Failure::told(
-                Code::TryAgain,
-                format!("{target} may still be frozen: {error}"),
-                format!("A process in the background goes on trying for an hour; by hand: qga -t {target} thaw"),
-            ));
+            return Err(may_be_frozen(target, error));
         }
     }
     held.into_iter().collect::<Result<()>>()?;

@@ -6,10 +6,10 @@ use qga_client::AnyAgent;
 use qga_protocol::network::{GetInterfaces, GetRoute, InterfaceStatistics, NetworkInterface, NetworkRoute};
 use serde::Serialize;
 
+use super::info::show;
 use crate::arguments::Ip;
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
-use crate::output::{Page, Show};
 use crate::visit::{Visit, optional};
 
 /// The flags of a route that is up and leads through a router.
@@ -36,21 +36,11 @@ pub struct Address {
     pub is_global: bool,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct Interfaces(Vec<Interface>);
-
-impl Show for Interfaces {
-    fn show(&self, page: &mut Page) -> Result<()> {
-        super::info::show::interfaces(&self.0).show(page)
-    }
-}
-
 pub fn run(options: &Ip, visit: &mut Visit<'_>) -> Result<()> {
     let mut agent = visit.connect()?;
     let interfaces = interfaces(&mut agent)?;
     if !options.first {
-        return visit.page.report(&Interfaces(interfaces));
+        return visit.page.report_as(&interfaces, |interfaces| show::interfaces(interfaces));
     }
     match main_address(&interfaces) {
         Some(address) if visit.page.is_json() => visit.page.json(&address.to_string().into()),

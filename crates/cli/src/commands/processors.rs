@@ -15,23 +15,13 @@ use crate::output::table::{Cell, Table};
 use crate::output::{FAINT, GOOD, Page, Show, WARNING, styled, units};
 use crate::visit::{Visit, optional};
 
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct Processors(Vec<LogicalProcessor>);
-
-impl Show for Processors {
-    fn show(&self, page: &mut Page) -> Result<()> {
-        let mut table = Table::new(&["cpu", "state", ""]);
-        for processor in &self.0 {
-            let fixed = if processor.can_offline == Some(false) { "always on" } else { "" };
-            table.row(vec![
-                Cell::number(processor.logical_id),
-                state(processor.online),
-                Cell::text(fixed).in_style(FAINT),
-            ]);
-        }
-        table.show(page)
+fn table_of(processors: &[LogicalProcessor]) -> Table {
+    let mut table = Table::new(&["cpu", "state", ""]);
+    for processor in processors {
+        let fixed = if processor.can_offline == Some(false) { "always on" } else { "" };
+        table.row(vec![Cell::number(processor.logical_id), state(processor.online), Cell::text(fixed).in_style(FAINT)]);
     }
+    table
 }
 
 fn state(is_online: bool) -> Cell {
@@ -59,7 +49,7 @@ pub fn processors(options: &Switch, visit: &mut Visit<'_>) -> Result<()> {
     }
     let mut processors = agent.call(&GetVcpus {})?;
     processors.sort_by_key(|processor| processor.logical_id);
-    visit.page.report(&Processors(processors))
+    visit.page.report_as(&processors, |processors| table_of(processors))
 }
 
 #[derive(Debug, Serialize)]

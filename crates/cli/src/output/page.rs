@@ -8,6 +8,7 @@ use qga_client::OutputStream;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::table::Table;
 use super::text::json_text;
 use super::{FAINT, NAME, styled};
 use crate::failure::{Failure, Result};
@@ -57,12 +58,18 @@ impl Page {
 
     /// Writes a result as JSON or for people.
     pub fn report(&mut self, result: &impl Show) -> Result<()> {
-        if self.json {
-            let value = serde_json::to_value(result)
-                .map_err(|error| Failure::host("write the result as JSON", &io::Error::other(error)))?;
-            return self.json(&value);
-        }
-        result.show(self)
+        if self.json { self.json_of(result) } else { result.show(self) }
+    }
+
+    /// Writes a result of the protocol as JSON, or as a table for people.
+    pub fn report_as<R: Serialize>(&mut self, result: &R, table: impl FnOnce(&R) -> Table) -> Result<()> {
+        if self.json { self.json_of(result) } else { table(result).show(self) }
+    }
+
+    fn json_of(&mut self, result: &impl Serialize) -> Result<()> {
+        let value = serde_json::to_value(result)
+            .map_err(|error| Failure::host("write the result as JSON", &io::Error::other(error)))?;
+        self.json(&value)
     }
 
     /// Writes a JSON result: alone as it is, among several in one line with the target's name.

@@ -32,6 +32,8 @@ struct State {
     answers: HashMap<String, Answer>,
     asked: Vec<(String, Value)>,
     is_frozen: bool,
+    /// A command whose answers are held back.
+    held: Option<&'static str>,
     connections: Vec<UnixStream>,
 }
 
@@ -62,6 +64,18 @@ impl Scripted {
     pub fn answering(self, command: &str, answer: Answer) -> Self {
         self.state.lock().unwrap().answers.insert(command.to_owned(), answer);
         self
+    }
+
+    /// A command is done and not answered from now on, until [`release`](Self::release).
+    #[must_use]
+    pub fn holding(self, command: &'static str) -> Self {
+        self.state.lock().unwrap().held = Some(command);
+        self
+    }
+
+    /// The answers that were held back are given.
+    pub fn release(&self) {
+        self.state.lock().unwrap().held = None;
     }
 
     pub fn target(&self) -> String {
@@ -114,6 +128,9 @@ fn attend(stream: &UnixStream, state: &Mutex<State>) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             return;
         };
+        while state.lock().unwrap().held.is_some_and(|held| request["execute"] == held) {
+            thread::sleep(std::time::Duration::from_millis(5));
+        }
         while (&mut &*stream).write_all(&reply).is_ok() && reply == DRIP {
             thread::sleep(std::time::Duration::from_millis(50));
         }

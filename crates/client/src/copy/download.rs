@@ -50,7 +50,7 @@ impl<T: Transport> Agent<T> {
             if !is_kept {
                 partial.remove();
             }
-            explain(error, &act, is_kept.then(|| partial.path.display().to_string()))
+            explain(error, &act, is_kept.then(|| partial.path.display().to_string()), options.resume)
         })
     }
 

@@ -4,8 +4,9 @@
 //! nothing half-written ever has the final name. A copy that is broken off can be gone on with from the partial file.
 //!
 //! Two copies to one name must not take each other's partial file for their own. On the host it is locked; in the guest,
-//! where nothing can hold a lock from one call to the next, its name is a random one unless it is to be found again, and
-//! it gets the final name only if it is still the same file and has all bytes.
+//! where nothing can hold a lock from one call to the next, its name is a random one unless it is to be found again; the
+//! one that is found again is copied, and the copy takes its name, so that each writes to a file of its own. It gets the
+//! final name only if it is still the same file and has all bytes.
 
 mod download;
 mod partial;
@@ -19,7 +20,6 @@ use sha2::{Digest, Sha256};
 
 use crate::agent::Agent;
 use crate::error::Error;
-use crate::guest_files::patience_to_read;
 use crate::transport::Transport;
 
 pub use tree::TreeReport;
@@ -92,10 +92,10 @@ fn is_stopped(error: &Error) -> bool {
 }
 
 /// Says what became of the partial file.
-fn explain(error: Error, act: &str, kept: Option<String>) -> Error {
+fn explain(error: Error, act: &str, kept: Option<String>, is_resumable: bool) -> Error {
     match (is_stopped(&error), kept) {
         (true, kept) => Error::Stopped { act: act.to_owned(), kept },
-        (false, Some(kept)) => Error::Interrupted { source: Box::new(error), kept },
+        (false, Some(kept)) => Error::Interrupted { source: Box::new(error), kept, is_resumable },
         (false, None) => error,
     }
 }
@@ -113,7 +113,7 @@ impl<T: Transport> Agent<T> {
     fn guest_sha256(&mut self, path: &str, bytes: u64) -> Result<Option<String>, Error> {
         let script = "head -c \"$2\" <\"$1\" | sha256sum";
         let act = format!("sum {path} up in the guest");
-        let patience = patience_to_read(bytes);
+        let patience = self.patience().for_bytes(bytes);
         let output = match self.run_script_within(patience, script, &[path, &bytes.to_string()], &act) {
             Ok(Some(output)) => output,
             Ok(None) | Err(Error::Guest { .. }) => return Ok(None),

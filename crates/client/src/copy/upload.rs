@@ -13,7 +13,6 @@ use crate::agent::Agent;
 use crate::conversation::random_number;
 use crate::error::Error;
 use crate::file::read_full;
-use crate::guest_files::patience_to_read;
 use crate::kind::Kind;
 use crate::transport::Transport;
 
@@ -21,15 +20,28 @@ use crate::transport::Transport;
 const INODE: &str = r#"inode() { set -f; set -- $(ls -di -- "$1" 2>/dev/null); [ -n "$1" ] && echo "$1"; }
 "#;
 
-/// Makes the partial file $1, or tells the size and sum of the one that is there if $3 says so. What somebody else put
+/// Makes the partial file $1, or tells the size and sum of the one that is there if $4 says so. What somebody else put
 /// there is not used: a link could lead anywhere. $2 is the final name.
-const PREPARE: &str = r#"p=$1
+///
+/// What is gone on with is copied first, under the name $3: another copy may be writing to the file that is there, and
+/// goes on doing so without a name until it notices. Where there is no room for that the copy begins anew.
+const PREPARE: &str = r#"p=$1; o=$3
 if [ -d "$2" ]; then echo "it is a directory" >&2; exit 1; fi
 if [ -e "$2" ] && [ ! -f "$2" ]; then echo "it is a device, a socket or a FIFO" >&2; exit 1; fi
 case $p in */*) [ -d "${p%/*}/" ] || { echo "${p%/*}: No such file or directory" >&2; exit 1; };; esac
-if [ "$3" = resume ] && [ -f "$p" ] && [ ! -L "$p" ] && [ -O "$p" ]; then
-inode "$p" && wc -c <"$p" && sha256sum <"$p"; exit; fi
-rm -f -- "$p"; umask 077; set -C; : >"$p" && inode "$p" && echo 0"#;
+umask 077; set -C
+if [ "$4" = resume ] && [ -f "$p" ] && [ ! -L "$p" ] && [ -O "$p" ] && cp -- "$p" "$o"; then
+inode "$o" && wc -c <"$o" && sha256sum <"$o" && mv -f -- "$o" "$p" || { rm -f -- "$o"; exit 1; }
+exit; fi
+rm -f -- "$o" "$p" && : >"$o" && inode "$o" && echo 0 || exit
+[ "$o" = "$p" ] || mv -f -- "$o" "$p""#;
+
+/// Says whether the partial file $1 is still the file $2. If so, it was that as well when it was opened before: a file
+/// that has lost the name never gets it back.
+const CHECK: &str = r#"[ "$(inode "$1")" = "$2" ] || { echo "another copy to the same file is at work" >&2; exit 1; }"#;
+
+/// What the scripts say when another copy has taken the name of the partial file.
+const OVERTAKEN: &str = "another copy to the same file is at work";
 
 /// Gives the partial file $1 the final name $2 and the permissions $3, those of a new file if there are none; but only
 /// if it is the file $4 and has $5 bytes: another copy may have put its own half file there.
@@ -49,6 +61,8 @@ struct Upload<'a> {
     file: File,
     before: Metadata,
     partial: String,
+    /// The name under which it is made: no other copy uses it.
+    own: String,
     /// Which file the partial one is, where the guest has a shell to tell it.
     inode: Option<String>,
     guest: &'a str,
@@ -70,8 +84,9 @@ impl<T: Transport> Agent<T> {
     ) -> Result<Copied, Error> {
         let act = format!("copy {} to {guest} in the guest", host.display());
         let (file, before) = open_source(host).map_err(|source| local(&act, source))?;
-        let partial = partial_name(guest, options.resume, &act)?;
-        let mut upload = Upload { file, before, partial, inode: None, guest, options, act, has_begun: false };
+        let [shared, own] = partial_names(guest, &act)?;
+        let partial = if options.resume { shared } else { own.clone() };
+        let mut upload = Upload { file, before, partial, own, inode: None, guest, options, act, has_begun: false };
         let copied = self.upload_to_partial(&mut upload, on_progress);
         let Upload { ref before, ref partial, ref act, has_begun, .. } = upload;
         let copied = copied.and_then(|copied| {
@@ -86,7 +101,8 @@ impl<T: Transport> Agent<T> {
             let is_lost = error.needs_sync();
             let is_wrong = matches!(error, Error::Changed { .. } | Error::Mismatch { .. });
             let is_full = error.kind() == Kind::GuestFull;
-            let is_kept = has_begun && (is_lost || (options.resume && !is_wrong && !is_full));
+            let is_overtaken = matches!(&error, Error::Guest { cause, .. } if cause.contains(OVERTAKEN));
+            let is_kept = has_begun && (is_lost || (options.resume && !is_wrong && !is_full && !is_overtaken));
             if has_begun && !is_kept {
                 // An error of the removal would hide the first one.
                 let _ = match &upload.inode {
@@ -94,7 +110,7 @@ impl<T: Transport> Agent<T> {
                     None => self.remove_file(partial),
                 };
             }
-            explain(error, act, is_kept.then(|| format!("{partial} in the guest")))
+            explain(error, act, is_kept.then(|| format!("{partial} in the guest")), options.resume)
         })
     }
 
@@ -104,10 +120,13 @@ impl<T: Transport> Agent<T> {
         upload.has_begun = true;
         let verify = upload.options.verify;
         // Not to append: what QEMU's agent still holds back for a handle that a killed client left behind would come at
-        // the end of the finished file one day.
-        let handle = self.open(&upload.partial, if resumed_at > 0 { "r+" } else { "w" })?;
+        // the end of the finished file one day. Nor to empty it: by now it may be another copy's.
+        let handle = self.open(&upload.partial, if upload.inode.is_some() { "r+" } else { "w" })?;
         let mut copied_bytes = resumed_at;
-        let moved = if resumed_at > 0 { self.seek(handle, SeekFrom::Start(resumed_at)) } else { Ok(0) };
+        let moved = self.check_name(upload).and_then(|()| match resumed_at {
+            0 => Ok(0),
+            position => self.seek(handle, SeekFrom::Start(position)),
+        });
         let result = moved.and_then(|_| {
             self.write_all_of(handle, &upload.act, &mut |buffer| {
                 let total_bytes = upload.before.len().max(copied_bytes);
@@ -163,9 +182,9 @@ impl<T: Transport> Agent<T> {
 
     /// Size and sum of the partial file; `None` if the guest has no shell.
     fn run_prepare(&mut self, upload: &mut Upload<'_>, resume: bool) -> Result<Option<(u64, String)>, Error> {
-        let Upload { before, partial, guest, act, .. } = upload;
-        let arguments = [partial.as_str(), guest, if resume { "resume" } else { "anew" }];
-        let patience = patience_to_read(before.len());
+        let Upload { before, partial, own, guest, act, .. } = upload;
+        let arguments = [partial.as_str(), guest, own, if resume { "resume" } else { "anew" }];
+        let patience = self.patience().for_bytes(before.len());
         let Some(said) = self.run_script_within(patience, &[INODE, PREPARE].concat(), &arguments, act)? else {
             // The agent makes the file, with permissions of its own choice.
             if guest.contains(SPECIAL_TO_CMD) {
@@ -181,6 +200,16 @@ impl<T: Transport> Agent<T> {
         Ok(Some((size, words.next().unwrap_or_default().to_owned())))
     }
 
+    /// Sees to it that the partial file, which has just been opened by a name that other copies use as well, is ours.
+    fn check_name(&mut self, upload: &Upload<'_>) -> Result<(), Error> {
+        match &upload.inode {
+            Some(inode) if upload.partial != upload.own => {
+                self.run_script(&[INODE, CHECK].concat(), &[&upload.partial, inode], &upload.act).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn complete(&mut self, upload: &Upload<'_>, bytes: u64) -> Result<(), Error> {
         let Upload { before, partial, inode, guest, options, act, .. } = upload;
         let Some(inode) = inode else {
@@ -188,7 +217,7 @@ impl<T: Transport> Agent<T> {
         };
         let mode = if options.keep_mode { format!("{:o}", before.mode() & 0o777) } else { String::new() };
         let arguments = [partial.as_str(), guest, &mode, inode, &bytes.to_string()];
-        let patience = patience_to_read(bytes);
+        let patience = self.patience().for_bytes(bytes);
         match self.run_script_within(patience, &[INODE, COMPLETE].concat(), &arguments, act)? {
             Some(_) => Ok(()),
             None => Err(Error::Guest { act: act.clone(), cause: "its shell is gone".to_owned() }),
@@ -211,8 +240,8 @@ fn is_same(before: &Metadata, after: &Metadata) -> bool {
     identity(before) == identity(after)
 }
 
-/// A name that the next try finds again; without a wish for that, one that no other copy uses.
-fn partial_name(guest: &str, resume: bool, act: &str) -> Result<String, Error> {
+/// A name that the next try finds again, and one that no other copy uses.
+fn partial_names(guest: &str, act: &str) -> Result<[String; 2], Error> {
     let (folder, name) = match guest.rfind(['/', '\\']) {
         Some(at) => guest.split_at(at + 1),
         None => ("", guest),
@@ -220,9 +249,6 @@ fn partial_name(guest: &str, resume: bool, act: &str) -> Result<String, Error> {
     if name.is_empty() {
         return Err(Error::Guest { act: act.to_owned(), cause: "the path has no file name".to_owned() });
     }
-    Ok(if resume {
-        format!("{folder}.{name}{PARTIAL}")
-    } else {
-        format!("{folder}.{name}.{:016x}{PARTIAL}", random_number())
-    })
+    let own = format!("{folder}.{name}.{:016x}{PARTIAL}", random_number());
+    Ok([format!("{folder}.{name}{PARTIAL}"), own])
 }

@@ -52,11 +52,15 @@ fn size(path: &Path) -> u64 {
 fn copy_in_two_goes(guest: &Guest, from: &str, to: &str, copy: &Path, bytes: u64, options: &[&str]) {
     let name = copy.file_name().unwrap().to_str().unwrap();
     let partial: PathBuf = copy.with_file_name(format!(".{name}.qga-partial"));
-    let mut child = start(&guest.target(), ["cp", "--resume", from, to]);
-    until("half of it is there", || size(&partial) >= bytes / 2 || size(copy) > 0);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!copy.exists(), "it was too late to kill it");
+    let is_killed_in_time = (0..5).any(|_| {
+        let mut child = start(&guest.target(), ["cp", "--resume", from, to]);
+        until("some of it is there", || size(&partial) >= bytes / 8 || copy.exists());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // On a busy machine it can be done before it is looked at again.
+        !copy.exists() || fs::remove_file(copy).is_err()
+    });
+    assert!(is_killed_in_time, "it is done each time before it can be killed");
     // The agent still does what it was asked for before the client was killed.
     until("the agent has done the rest", || {
         let before = size(&partial);

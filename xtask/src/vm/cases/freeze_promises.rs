@@ -460,6 +460,7 @@ while [ ! -e /run/enough ]; do
     sync data.$((round % 5)).new
     mv data.$((round % 5)).new data.$((round % 5)); mv sum.$((round % 5)).new sum.$((round % 5))
     [ \"$(sha256sum < data.$((round % 5)))\" = \"$(cat sum.$((round % 5)))\" ] || { echo $1 > /run/broken; exit 1; }
+    sleep 0.2
 done
 echo $round > /run/rounds.$(basename $1)
 END

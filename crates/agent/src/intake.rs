@@ -76,7 +76,9 @@ impl Intake {
         let mut bytes = &self.buffer[self.unread.clone()];
         let event = self.decoder.next(&mut bytes);
         self.unread.start = self.unread.end - bytes.len();
-        if event.is_some() || self.held.resize(self.decoder.buffered_bytes()) {
+        // Also after a whole message, which takes from the budget what it held as a half one.
+        let fits = self.held.resize(self.decoder.buffered_bytes());
+        if event.is_some() || fits {
             return event;
         }
         let refused = self.decoder.refuse("the agent holds too much of unfinished requests: this one was dropped");
@@ -88,5 +90,28 @@ impl Intake {
         let event = self.decoder.refuse(why);
         self.held.resize(0);
         Arrival::Message(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arrival, Intake};
+    use crate::budget::Budget;
+    use crate::channel::Link;
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_whole_message_holds_nothing_of_the_budget_any_more() {
+        let (mut host, guest) = UnixStream::pair().unwrap();
+        let budget = Budget::default();
+        let mut intake = Intake::new(&Arc::new(Link::from(guest)), budget.hold(), b"");
+        // Without an end of line: nothing comes after it.
+        let request = format!(r#"{{"execute": "guest-ping", "arguments": {{"x": "{}"}}}}"#, "a".repeat(4 << 20));
+        let sent = std::thread::spawn(move || host.write_all(request.as_bytes()).map(|()| host));
+        assert!(matches!(intake.next(None), Arrival::Message(_)));
+        let _host = sent.join().unwrap().unwrap();
+        assert!(budget.hold_of(192 << 20).is_some(), "it is still held");
     }
 }

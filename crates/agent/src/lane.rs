@@ -370,6 +370,7 @@ impl Lane {
                 log::info!("{name} ended after {:.1} s; its reply was dropped", since.elapsed().as_secs_f32());
             }
             if state.queue.is_empty() {
+                state.refusing = false;
                 self.voice.set_busy(false);
                 lent = state.loan.intake.take();
             }
@@ -385,7 +386,6 @@ impl Lane {
         let mut state = self.lock();
         let idle_since = Instant::now();
         while state.queue.is_empty() && state.end.is_none() {
-            state.refusing = false;
             if idle_since.elapsed() >= WORKER_IDLE {
                 state.has_worker = false;
                 return None;
@@ -438,10 +438,19 @@ struct ReturnsLoan<'a>(&'a Lane);
 
 impl Drop for ReturnsLoan<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.lock().running = None;
-            self.0.give_back(Lent::End(Err(io::Error::other("the agent failed while it read a request"))));
+        if !std::thread::panicking() {
+            return;
         }
+        let lane = self.0;
+        let mut state = lane.lock();
+        if let (Some(_), Some(Running { name, since })) = (state.end, state.running.take()) {
+            lane.agent.stuck.remove(&name, since);
+        }
+        state.queue.clear();
+        state.queued_bytes = 0;
+        drop(state);
+        lane.voice.set_busy(false);
+        lane.give_back(Lent::End(Err(io::Error::other("the agent failed while it served this client"))));
     }
 }
 

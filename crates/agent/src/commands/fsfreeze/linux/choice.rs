@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::opening::in_time;
 use crate::linux::block;
 use crate::linux::mounts::{self, DeviceNumber, Mount};
 use crate::root::Root;
@@ -42,6 +44,9 @@ const KINDS_WITHOUT_DISK: [&str; 25] = [
     "tracefs",
 ];
 
+/// How long a file system may take to tell about a file of it: all that matters here is on this machine's disks.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A file system to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
@@ -72,14 +77,15 @@ pub struct Choice {
 /// Tells on which device the file behind a loop device lies, by the loop device's directory in sysfs.
 pub type BackingDevice<'a> = &'a dyn Fn(&Root, &Path) -> Option<DeviceNumber>;
 
-/// Asks the kernel, which asks the file's file system: that may hang. The path in sysfs says less, it is of no use when the
-/// file system with the file is mounted elsewhere by now.
+/// Asks the kernel, which asks the file's file system: one that does not answer is not waited for long. The path in sysfs
+/// says less: it is of no use when the file system with the file is mounted elsewhere by now.
 pub fn ask_for_backing_device(root: &Root, device: &Path) -> Option<DeviceNumber> {
     if !root.is_host() || !root.exists(device.join("loop")) {
         return None;
     }
-    let node = std::fs::File::open(block::Uevent::read(root, device).node?).ok()?;
-    let number = qga_sys::loop_device::backing_device(node).ok()?;
+    let node = block::Uevent::read(root, device).node?;
+    let ask = move || qga_sys::loop_device::backing_device(std::fs::File::open(node)?);
+    let number = in_time("ask a loop device for its file", ANSWER_PATIENCE, &|| Ok(()), ask).ok()?.ok()?;
     Some(DeviceNumber { major: rustix::fs::major(number), minor: rustix::fs::minor(number) })
 }
 

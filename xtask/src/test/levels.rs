@@ -74,6 +74,7 @@ pub fn vm(deadline: Instant) -> Outcome {
                 passed: report.passed as u64,
                 failed: report.failed.len() as u64,
                 skipped: report.skipped.len() as u64,
+                unstable: report.unstable.len() as u64,
             }),
         },
         Err(error) => Outcome::Broken(format!("{error:#}")),
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
 
     fn check(success: bool, passed: u64, failed: u64, expected: &str) {
-        let ran = Ran { success, counts: Counts { passed, failed, skipped: 0 } };
+        let ran = Ran { success, counts: Counts { passed, failed, ..Counts::default() } };
         assert_eq!(format!("{:?}", judge(Ok(ran))).split(['(', ' ']).next(), Some(expected));
     }
 

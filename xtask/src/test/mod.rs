@@ -20,12 +20,14 @@ pub struct Counts {
     pub passed: u64,
     pub failed: u64,
     pub skipped: u64,
+    /// Of those that passed, how many did so at a second try only.
+    pub unstable: u64,
 }
 
 impl Counts {
     /// A level that is one proof.
     fn single(success: bool) -> Self {
-        Self { passed: success.into(), failed: (!success).into(), skipped: 0 }
+        Self { passed: success.into(), failed: (!success).into(), ..Self::default() }
     }
 }
 
@@ -34,12 +36,17 @@ impl std::ops::AddAssign for Counts {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.unstable += other.unstable;
     }
 }
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)?;
+        match self.unstable {
+            0 => Ok(()),
+            unstable => write!(f, "; {unstable} passed at the second try only"),
+        }
     }
 }
 
@@ -207,7 +214,7 @@ mod tests {
     #[test]
     fn the_table_and_the_sum_count_every_kind_of_outcome() {
         let results = [
-            ("unit", Outcome::Ran(Counts { passed: 7, failed: 0, skipped: 1 }), Duration::from_secs(3)),
+            ("unit", Outcome::Ran(Counts { passed: 7, skipped: 1, ..Counts::default() }), Duration::from_secs(3)),
             ("vm", Outcome::Skipped("not root".to_owned()), Duration::ZERO),
             ("docs", Outcome::Broken("no cargo".to_owned()), Duration::ZERO),
         ];

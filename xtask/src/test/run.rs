@@ -110,12 +110,13 @@ impl Report {
                 let part = result.split(';').find_map(|part| part.trim().strip_suffix(what));
                 part.and_then(|part| part.trim().rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
             };
-            self.tests += Counts { passed: number("passed"), failed: number("failed"), skipped: number("ignored") };
+            let (passed, failed, skipped) = (number("passed"), number("failed"), number("ignored"));
+            self.tests += Counts { passed, failed, skipped, ..Counts::default() };
         } else if let Some((_, numbers)) = line.split_once(": cases: ") {
             let mut numbers = numbers.split(", ").map(|part| part.rsplit(' ').next()?.trim().parse::<u64>().ok());
             let mut next = || numbers.next().flatten();
             if let (Some(cases), Some(failed), Some(skipped)) = (next(), next(), next()) {
-                self.cases += Counts { passed: cases.saturating_sub(failed), failed, skipped };
+                self.cases += Counts { passed: cases.saturating_sub(failed), failed, skipped, ..Counts::default() };
                 self.tables += Counts::single(failed == 0);
             }
         }
@@ -127,6 +128,7 @@ impl Report {
             passed: self.tests.passed.saturating_sub(self.tables.passed),
             failed: self.tests.failed.saturating_sub(self.tables.failed),
             skipped: self.tests.skipped,
+            unstable: 0,
         };
         counts
     }
@@ -150,7 +152,7 @@ mod tests {
     fn check(lines: &str, passed: u64, failed: u64, skipped: u64) {
         let mut report = Report::default();
         lines.lines().for_each(|line| report.add(line));
-        assert_eq!(report.counts(), Counts { passed, failed, skipped }, "{lines}");
+        assert_eq!(report.counts(), Counts { passed, failed, skipped, unstable: 0 }, "{lines}");
     }
 
     #[test]

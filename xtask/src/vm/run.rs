@@ -9,6 +9,7 @@ use super::cases::Case;
 use crate::style;
 use anyhow::{Context as _, Result};
 use std::collections::VecDeque;
+use std::fmt;
 use std::iter;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -46,7 +47,15 @@ pub struct Work<'a, P> {
     deadline: Option<Instant>,
     waiting: Mutex<VecDeque<&'a Case<P>>>,
     /// Why there can be no place, once that is known.
-    no_place: OnceLock<String>,
+    no_place: OnceLock<NoPlace>,
+}
+
+/// Why no case can run.
+enum NoPlace {
+    /// This host cannot have one.
+    Impossible(String),
+    /// It does not start, though it should.
+    Broken,
 }
 
 impl<'a, P: Place> Work<'a, P> {
@@ -55,10 +64,14 @@ impl<'a, P: Place> Work<'a, P> {
         Self { our_agent, deadline, waiting: Mutex::new(cases.into()), no_place: OnceLock::new() }
     }
 
-    /// Why no further case can begin.
-    fn why_not(&self) -> Option<String> {
+    /// How a case ends that cannot begin any more.
+    fn why_not(&self) -> Option<Ending> {
         let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        self.no_place.get().cloned().or_else(|| is_late.then(|| "not begun: the time for all tests is over".to_owned()))
+        match self.no_place.get() {
+            Some(NoPlace::Impossible(reason)) => Some(Ending::Skipped(reason.clone())),
+            Some(NoPlace::Broken) => Some(Ending::Failed),
+            None => is_late.then(|| Ending::Skipped("not begun: the time for all tests is over".to_owned())),
+        }
     }
 
     fn take(&self) -> Option<&'a Case<P>> {
@@ -70,7 +83,10 @@ impl<'a, P: Place> Work<'a, P> {
         let mut place = None;
         while let Some(case) = self.take() {
             let ending = match self.why_not() {
-                Some(reason) => skip(case.name, reason, &mut place),
+                Some(ending) => {
+                    print(case.name, &ending.to_string(), &mut place);
+                    ending
+                }
                 None => self.run_case(case, &mut place),
             };
             report.lock().unwrap_or_else(PoisonError::into_inner).add(case.name, ending);
@@ -81,7 +97,7 @@ impl<'a, P: Place> Work<'a, P> {
     fn run_case(&self, case: &Case<P>, place: &mut Option<P>) -> Ending {
         for is_last_try in [false, true] {
             let started = Instant::now();
-            let result = self.attempt(case, place);
+            let result = self.attempt(case, place, is_last_try);
             let time = style::duration(started.elapsed());
             let error = match result {
                 Ok(()) => {
@@ -91,11 +107,17 @@ impl<'a, P: Place> Work<'a, P> {
                 Err(error) => error,
             };
             match error.downcast::<Skipped>() {
-                Ok(Skipped(reason)) => return skip(case.name, reason, place),
-                Err(error) => {
+                // What failed once and then cannot run has failed.
+                Ok(Skipped(reason)) if !is_last_try => {
+                    let ending = Ending::Skipped(reason);
+                    print(case.name, &ending.to_string(), place);
+                    return ending;
+                }
+                error => {
+                    let error = error.map_or_else(|error| format!("{error:#}"), |Skipped(reason)| reason);
                     let evidence = place.as_mut().map_or_else(String::new, Place::evidence);
                     let word = if is_last_try { "FAILED" } else { "FAILED, tried once more" };
-                    print(case.name, &format!("{} ({time})\n{error:#}\n{evidence}", style::bad(word)), place);
+                    print(case.name, &format!("{} ({time})\n{error}\n{evidence}", style::bad(word)), place);
                     // What it left cannot be trusted.
                     *place = None;
                 }
@@ -104,18 +126,30 @@ impl<'a, P: Place> Work<'a, P> {
         Ending::Failed
     }
 
-    fn attempt(&self, case: &Case<P>, place: &mut Option<P>) -> Result<()> {
-        let place = match place {
+    fn attempt(&self, case: &Case<P>, place: &mut Option<P>, is_last_try: bool) -> Result<()> {
+        let here = match place {
             Some(place) => place,
-            None => place.insert(P::start(self.our_agent).inspect_err(|error| {
-                if let Some(Skipped(reason)) = error.downcast_ref() {
-                    let _ = self.no_place.set(reason.clone());
-                }
-            })?),
+            None => place.insert(self.start(is_last_try)?),
         };
-        let result = (case.run)(place);
-        let cleared = place.clear_away();
-        result.and_then(|()| cleared.context("clearing away"))
+        let result = (case.run)(here);
+        let cleared = here.clear_away().context("clearing away");
+        if cleared.is_err() && result.as_ref().is_err_and(anyhow::Error::is::<Skipped>) {
+            *place = None;
+        }
+        result.and(cleared)
+    }
+
+    fn start(&self, is_last_try: bool) -> Result<P> {
+        P::start(self.our_agent).inspect_err(|error| {
+            let reason = match error.downcast_ref() {
+                Some(Skipped(reason)) if !is_last_try => NoPlace::Impossible(reason.clone()),
+                // Twice in a row: it would not start for the other cases either, and each try takes minutes.
+                _ if is_last_try => NoPlace::Broken,
+                _ => return,
+            };
+            // Another guest may have found out at the same time.
+            let _ = self.no_place.set(reason);
+        })
     }
 }
 
@@ -125,6 +159,16 @@ enum Ending {
     PassedAtLast,
     Failed,
     Skipped(String),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed | Self::PassedAtLast => formatter.write_str(&style::good("ok")),
+            Self::Failed => write!(formatter, "{}: there is no guest to run it in", style::bad("FAILED")),
+            Self::Skipped(reason) => write!(formatter, "{}: {reason}", style::warning("skipped")),
+        }
+    }
 }
 
 impl Report {
@@ -152,11 +196,6 @@ impl Report {
     }
 }
 
-fn skip<P: Place>(name: &str, reason: String, place: &mut Option<P>) -> Ending {
-    print(name, &format!("{}: {reason}", style::warning("skipped")), place);
-    Ending::Skipped(reason)
-}
-
 /// One piece of output a case, whoever else prints.
 fn print<P: Place>(name: &str, ending: &str, place: &mut Option<P>) {
     let notes = place.as_mut().map(Place::take_notes).unwrap_or_default();
@@ -169,16 +208,20 @@ fn print<P: Place>(name: &str, ending: &str, place: &mut Option<P>) {
 mod tests {
     use super::*;
     use anyhow::bail;
+    use std::cell::Cell;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    static PLACES: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        /// How many there have been in this test.
+        static PLACES: Cell<usize> = const { Cell::new(0) };
+    }
 
     /// Its number: the first one is broken.
     struct Fake(usize);
 
     impl Place for Fake {
         fn start(_our_agent: &Path) -> Result<Self> {
-            Ok(Self(PLACES.fetch_add(1, Ordering::Relaxed)))
+            Ok(Self(PLACES.replace(PLACES.get() + 1)))
         }
         fn clear_away(&mut self) -> Result<()> {
             Ok(())
@@ -198,10 +241,56 @@ mod tests {
         Case { name: "cannot be asked", run: |_| Err(Skipped::because("no such device")) },
     ];
 
-    fn run(deadline: Option<Instant>) -> Report {
+    /// Does not start.
+    struct Broken;
+
+    static STARTS: AtomicUsize = AtomicUsize::new(0);
+
+    impl Place for Broken {
+        fn start(_our_agent: &Path) -> Result<Self> {
+            STARTS.fetch_add(1, Ordering::Relaxed);
+            bail!("it does not come up")
+        }
+        fn clear_away(&mut self) -> Result<()> {
+            Ok(())
+        }
+        fn evidence(&mut self) -> String {
+            String::new()
+        }
+        fn take_notes(&mut self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    fn run_all<P: Place>(cases: &[Case<P>], deadline: Option<Instant>) -> Report {
         let report = Mutex::default();
-        Work::new(CASES.iter().collect(), Path::new("agent"), deadline).run(&report);
+        Work::new(cases.iter().collect(), Path::new("agent"), deadline).run(&report);
         report.into_inner().expect("nobody panicked")
+    }
+
+    fn run(deadline: Option<Instant>) -> Report {
+        run_all(&CASES, deadline)
+    }
+
+    #[test]
+    fn what_does_not_start_twice_is_not_started_for_each_case() {
+        let cases = ["one", "two", "three"].map(|name| Case { name, run: |_: &mut Broken| Ok(()) });
+        let report = run_all(&cases, None);
+        assert_eq!(report.failed, ["one", "two", "three"]);
+        assert_eq!(STARTS.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn what_failed_once_and_then_cannot_run_has_failed() {
+        static TRIES: AtomicUsize = AtomicUsize::new(0);
+        let fickle = Case {
+            name: "fickle",
+            run: |_: &mut Fake| match TRIES.fetch_add(1, Ordering::Relaxed) {
+                0 => bail!("broken"),
+                _ => Err(Skipped::because("no such device")),
+            },
+        };
+        assert_eq!(run_all(&[fickle], None).failed, ["fickle"]);
     }
 
     #[test]
@@ -210,7 +299,7 @@ mod tests {
         assert_eq!((passed, unstable, failed), (2, vec!["holds on a good host".into()], vec!["does not hold".into()]));
         assert_eq!(skipped, [("cannot be asked".into(), "no such device".into())]);
         // The broken one, the one after it, the one for the second try of what never holds, the one after that.
-        assert_eq!(PLACES.load(Ordering::Relaxed), 4);
+        assert_eq!(PLACES.get(), 4);
     }
 
     #[test]

@@ -183,7 +183,8 @@ pub struct Exec {
     #[arg(short = 'l', long, value_name = "TIME", value_parser = parse_duration)]
     pub time_limit: Option<Duration>,
     /// Take the output when the program has ended, at most 16 MiB of it. A short program takes a fraction of the time: no
-    /// shell is started in front of it, and nothing is written to the guest's disk.
+    /// shell is started in front of it, and nothing is written to the guest's disk. One that leaves another in the
+    /// background with its output counts as running until that ends.
     #[arg(long, conflicts_with = "stdin")]
     pub at_end: bool,
     /// Start the program, print its process id and leave it running.

@@ -3,6 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Who wants no pauses at all would keep a processor busy on each side.
+const SHORTEST_PAUSE: Duration = Duration::from_micros(20);
+
 /// How long an agent's tasks wait. Every wait after which the client gives something up is one of these, or one of
 /// [`Timeouts`](crate::Timeouts), which are about the connection, or is said by the caller;
 /// [`Agent::set_patience`](crate::Agent::set_patience) changes them. [`discover`](crate::discover) has no agent yet and
@@ -37,7 +40,7 @@ pub struct Patience {
     /// unread. 200 ms.
     pub farewell: Duration,
     /// The pause between the first two questions after a program; it grows by a quarter from each to
-    /// the next, so that an end is noticed late by a small part of the program's time. 0.2 ms.
+    /// the next, so that an end is noticed late by a small part of the program's time. 0.2 ms; never less than 20 µs.
     pub first_pause: Duration,
     /// The longest pause between two questions after a program. 250 ms; 100 ms at most while one runs live.
     pub longest_pause: Duration,
@@ -89,7 +92,7 @@ impl Pauses {
 
     /// The next pause, cut short at a deadline.
     pub(crate) fn next(&mut self, deadline: Option<Instant>) -> Duration {
-        let pause = self.next.min(self.longest);
+        let pause = self.next.min(self.longest).max(SHORTEST_PAUSE);
         self.next = pause * 5 / 4;
         deadline.map_or(pause, |deadline| pause.min(deadline.saturating_duration_since(Instant::now())))
     }

@@ -31,12 +31,18 @@ fn set_unix_silence(stream: &mut UnixStream, silence: Duration) -> io::Result<()
     stream.set_write_timeout(Some(silence))
 }
 
+/// When a wait that begins now is over. One that no clock can count lasts for ever, or a century.
+fn end_of(wait: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    Instant::now() + wait.min(CENTURY)
+}
+
 /// A blocking connect has no time-out of its own and would wait for ever for a place in the listener's queue.
 fn connect_unix(path: &Path, wait: Duration) -> io::Result<UnixStream> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
     let address = SocketAddrUnix::new(path)?;
-    let deadline = Instant::now() + wait;
+    let deadline = end_of(wait);
     let mut pause = Duration::from_micros(100);
     loop {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -113,7 +119,7 @@ pub(crate) fn hybrid(path: &Path, port: u32, timeouts: Timeouts) -> Result<Strea
     let connect = |source| Error::Connect { path: text.clone(), source };
     let mut stream = connect_unix(path, timeouts.connect).map_err(connect)?;
     set_unix_silence(&mut stream, timeouts.connect).map_err(connect)?;
-    let deadline = Instant::now() + timeouts.connect;
+    let deadline = end_of(timeouts.connect);
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(connect)?;
 
     // Byte by byte: what follows the line belongs to the agent already.
@@ -198,7 +204,7 @@ impl SerialPort {
     }
 
     fn wait(&self, events: PollFlags) -> io::Result<()> {
-        let deadline = self.silence.map(|silence| Instant::now() + silence);
+        let deadline = self.silence.map(end_of);
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let left = left.and_then(|left| Timespec::try_from(left).ok());

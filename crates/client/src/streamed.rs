@@ -137,7 +137,8 @@ pub struct RunOptions {
     pub interactive_input: bool,
     /// Whether output is handed on while the program runs, however much it is. Without, it comes at the end, at most
     /// 16 MiB of each stream; through libvirt, which drops a reply over 10 MiB, about 7 MiB of both together. A short
-    /// program then takes a fraction of the time, since no shell is started in front of it. Input that is interactive or
+    /// program then takes a fraction of the time, since no shell is started in front of it. A program that leaves
+    /// another one behind which holds its output counts as running for as long as that one does. Input that is interactive or
     /// long needs the shell all the same.
     pub live: bool,
 }
@@ -466,7 +467,7 @@ impl<T: Transport> Agent<T> {
             self.signal_program(pid, signal)?;
         }
         if ending.is_hopeless() {
-            let cause = "it is still there after SIGKILL".to_owned();
+            let cause = "it, or another program that holds its output, is still there after SIGKILL".to_owned();
             return Err(Error::Guest { act: format!("end {} in the guest", program.path), cause });
         }
         Ok(())

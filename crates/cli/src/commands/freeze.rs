@@ -108,14 +108,22 @@ fn freeze_and_leave(options: &Freeze, visit: &mut Visit<'_>, interrupts: &Interr
     refuse_if_frozen(target, visit.connect()?.call(&Status {})?)?;
     let watcher = Watcher::start(std::slice::from_ref(target), general)?;
     watcher.arm()?;
-    let guard = match Frozen::at(target, general.timeouts(), mounts(options)) {
+    let is_connected = AtomicBool::new(false);
+    let connect = || {
+        let agent = Agent::connect(target, general.timeouts())?;
+        is_connected.store(true, Ordering::Relaxed);
+        Ok(agent)
+    };
+    let guard = match Frozen::over(Box::new(connect), mounts(options)) {
         Ok(guard) => guard,
         Err(error) => {
-            // Somebody else was faster, or nothing is frozen.
-            if matches!(error, qga_client::Error::Guest { .. }) || is_thawed(target, general) {
+            // Nothing was asked for, somebody else was faster, or nothing is frozen.
+            let is_guests = matches!(error, qga_client::Error::Guest { .. });
+            if !is_connected.load(Ordering::Relaxed) || is_guests || is_thawed(target, general) {
                 watcher.dismiss();
+                return Err(error.into());
             }
-            return Err(error.into());
+            return Err(may_be_frozen(target, &error));
         }
     };
     let told = if interrupts.count() > 0 {
@@ -129,14 +137,27 @@ fn freeze_and_leave(options: &Freeze, visit: &mut Visit<'_>, interrupts: &Interr
     // What nobody wants or was told of does not stay.
     let Err(failure) = told else {
         let _ = guard.leave();
+        if watcher.dismiss() {
+            return Ok(());
+        }
+        let text = format!("{target} was thawed again, because qga stood still meanwhile");
+        return Err(Failure::told(Code::TryAgain, text, ""));
+    };
+    after_thaw(guard.thaw().err(), target, general, &watcher)?;
+    Err(failure)
+}
+
+/// Dismisses the watcher if nothing is frozen any more, also when the thaw had an error to tell.
+fn after_thaw(error: Option<qga_client::Error>, target: &Target, general: &General, watcher: &Watcher) -> Result<()> {
+    let Some(error) = error else {
         watcher.dismiss();
         return Ok(());
     };
-    match guard.thaw() {
-        Ok(_) => watcher.dismiss(),
-        Err(error) => return Err(may_be_frozen(target, &error)),
+    if !is_thawed(target, general) {
+        return Err(may_be_frozen(target, &error));
     }
-    Err(failure)
+    watcher.dismiss();
+    Err(error.into())
 }
 
 fn refuse_if_frozen(target: &Target, status: FreezeStatus) -> Result<()> {
@@ -202,15 +223,16 @@ pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result
         })
         .into_iter()
         .unzip();
-    if thawed.iter().all(std::result::Result::is_ok) {
+    let failed =
+        thawed.into_iter().zip(&selection.targets).filter_map(|(thawed, target)| Some((thawed.err()?, target)));
+    let failed: Vec<_> = failed.map(|(error, target)| (error, target, is_thawed(target, general))).collect();
+    if failed.iter().all(|(_, _, is_thawed)| *is_thawed) {
         watcher.dismiss();
         note(general, &format!("thawed after {seconds:.1} s"));
     }
     let ended = ended?;
-    for (thawed, target) in thawed.iter().zip(&selection.targets) {
-        if let Err(error) = thawed {
-            return Err(may_be_frozen(target, error));
-        }
+    if let Some((error, target, is_thawed)) = failed.into_iter().min_by_key(|(_, _, is_thawed)| *is_thawed) {
+        return Err(if is_thawed { error.into() } else { may_be_frozen(target, &error) });
     }
     held.into_iter().collect::<Result<()>>()?;
     if general.json {

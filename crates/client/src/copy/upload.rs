@@ -24,13 +24,17 @@ const INODE: &str = r#"inode() { set -f; set -- $(ls -di -- "$1" 2>/dev/null); [
 /// there is not used: a link could lead anywhere. $2 is the final name.
 ///
 /// What is gone on with is copied first, under the name $3: another copy may be writing to the file that is there, and
-/// goes on doing so without a name until it notices. Where there is no room for that the copy begins anew.
+/// goes on doing so without a name until it notices. Where there is no room for that nothing is changed.
 const PREPARE: &str = r#"p=$1; o=$3
 if [ -d "$2" ]; then echo "it is a directory" >&2; exit 1; fi
 if [ -e "$2" ] && [ ! -f "$2" ]; then echo "it is a device, a socket or a FIFO" >&2; exit 1; fi
 case $p in */*) [ -d "${p%/*}/" ] || { echo "${p%/*}: No such file or directory" >&2; exit 1; };; esac
 umask 077; set -C
-if [ "$4" = resume ] && [ -f "$p" ] && [ ! -L "$p" ] && [ -O "$p" ] && cp -- "$p" "$o"; then
+if [ "$4" = resume ] && [ -f "$p" ] && [ ! -L "$p" ] && [ -O "$p" ]; then
+case $p in */*) d=${p%/*}/;; *) d=.;; esac
+set -- $(df -Pk -- "$d" 2>/dev/null | tail -n 1); free=$4
+[ -z "$free" ] || [ "$free" -gt "$(($(wc -c <"$p") / 1024))" ] && cp -- "$p" "$o" || { rm -f -- "$o"
+echo "No space left on device for a copy of the half file, with which a resumed copy begins" >&2; exit 1; }
 inode "$o" && wc -c <"$o" && sha256sum <"$o" && mv -f -- "$o" "$p" || { rm -f -- "$o"; exit 1; }
 exit; fi
 rm -f -- "$o" "$p" && : >"$o" && inode "$o" && echo 0 || exit

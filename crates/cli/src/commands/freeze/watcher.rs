@@ -1,8 +1,8 @@
 //! The process that thaws when the one that froze is gone: killed, crashed, its terminal closed; or stopped, as by Ctrl-Z.
 //!
 //! It waits for the end of its standard input, a pipe that only the other process holds, or for its silence. Through it
-//! come two words, that there is something to thaw and that there is no longer, and a sign of life each second. It touches no agent before it has to, since many ports
-//! serve one client only.
+//! come two words, that there is something to thaw and that there is no longer, and a sign of life each second. It touches
+//! no agent before it has to, since many ports serve one client only.
 
 use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
@@ -16,6 +16,7 @@ use qga_client::protocol::fsfreeze::{FreezeStatus, Status, Thaw};
 use qga_client::{Agent, Error, Target, Timeouts};
 
 use crate::arguments::{General, WatchFreeze};
+use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
 use crate::interrupts::Interrupts;
 use crate::target::Selection;
@@ -30,6 +31,9 @@ const ALIVE: &str = "alive\n";
 /// The time between two signs of life, and how long their absence is borne while something is frozen.
 const PULSE: Duration = Duration::from_secs(1);
 const LONGEST_SILENCE: Duration = Duration::from_secs(15);
+
+/// How long one that only waits may take to end. One that thaws goes on alone.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(10);
 
 /// After so long it is looked at again whether a freeze took effect only after the thaw.
 const SECOND_LOOK: Duration = Duration::from_secs(3);
@@ -76,13 +80,22 @@ impl Watcher {
         self.tell(ARMED).map_err(|error| Failure::host("tell the process that thaws if this one is killed", &error))
     }
 
-    /// There is nothing to thaw any more.
-    pub fn dismiss(&self) {
+    /// There is nothing to thaw any more. Returns whether it has only waited until now; if not, it has thawed, because this
+    /// process stood still for too long, or is about to.
+    pub fn dismiss(&self) -> bool {
         // If it is gone it needs no word.
         let _ = self.tell(DISMISSED);
-        let Ok(mut child) = self.child.lock() else { return };
+        let Ok(mut child) = self.child.lock() else { return false };
         drop(child.stdin.take());
-        let _ = child.wait();
+        let asked = Instant::now();
+        while asked.elapsed() < LONGEST_FAREWELL {
+            match child.try_wait() {
+                Ok(Some(status)) => return status.success(),
+                Ok(None) => thread::sleep(Duration::from_millis(2)),
+                Err(_) => return false,
+            }
+        }
+        false
     }
 
     fn tell(&self, word: &str) -> std::io::Result<()> {
@@ -104,7 +117,9 @@ pub fn watch(options: &WatchFreeze, selection: &Selection, general: &General) ->
         let threads: Vec<_> = selection.targets.iter().map(|target| scope.spawn(move || thaw(target))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
-    Ok(thawed.into_iter().collect::<std::result::Result<(), Error>>()?)
+    thawed.into_iter().collect::<std::result::Result<(), Error>>()?;
+    // The one that froze, if it goes on after all, learns from it that nothing is frozen any more.
+    Err(Failure::Silent(Code::TryAgain.number()))
 }
 
 /// Listens to the other process. Returns whether there is something to thaw.

@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: the cases that need a real kernel, a real distribution and real ports.
 //!
 //! Boots guests ([`guest::Guest`]), each with the original agent and ours side by side, and runs all cases
-//! ([`cases::ALL`]) in them, see [`run`]. A case leaves the guest usable for the next one; a new case is a function in a
+//! ([`cases::ALL`]) in them, see [`mod@run`]. A case leaves the guest usable for the next one; a new case is a function in a
 //! file of `cases/` and a line in the list there. libvirt boots a guest of its own ([`libvirt::Domain`]) for
 //! [`cases::OF_LIBVIRT`]. Other commands boot a guest of their own with [`guest::Guest::boot`].
 //!

@@ -1,4 +1,5 @@
-//! The table as a picture: how many times better ours is, as bars on a logarithmic axis, with the numbers beside.
+//! What was promised, as a picture: how many times better ours is, as bars on a logarithmic axis, with the numbers beside.
+//! The whole table has more rows than anybody looks at.
 //!
 //! Plain SVG with two sets of colours, so that it can be read on light and on dark pages.
 
@@ -13,9 +14,11 @@ const TOP: f64 = 76.0;
 const LEFT: f64 = 460.0;
 const RIGHT: f64 = 790.0;
 
-/// Draws the rows.
+/// Draws the rows that have a promise and can be compared.
 pub fn draw(rows: &[Row]) -> String {
-    let gains: Vec<f64> = rows.iter().filter_map(Row::gain).collect();
+    let is_drawn = |row: &&Row| row.met().is_some() && (row.gain().is_some() || row.original.is_none());
+    let rows: Vec<&Row> = rows.iter().filter(is_drawn).collect();
+    let gains: Vec<f64> = rows.iter().filter_map(|row| row.gain()).collect();
     // Whole decades around what there is, at least from a half to two.
     let lowest = gains.iter().copied().fold(0.5, f64::min).log10().max(-3.0) - 0.05;
     let highest = gains.iter().copied().fold(2.0, f64::max).log10().min(4.0) + 0.05;
@@ -110,16 +113,23 @@ mod tests {
 
     #[test]
     fn better_rows_reach_to_the_right_of_one_and_worse_ones_to_the_left() {
-        let row = |name: &str, original, ours| Row {
+        let row = |name: &str, original, ours, target| Row {
             name: name.to_owned(),
             unit: Unit::Seconds,
             original,
             ours: Some(ours),
-            target: Target::None,
+            target,
         };
-        let svg = draw(&[row("fast & good", Some(1.0), 0.1), row("slow", Some(1.0), 2.0), row("deaf", None, 0.1)]);
+        let promised = Target::RatioAtMost(0.5);
+        let svg = draw(&[
+            row("fast & good", Some(1.0), 0.1, promised),
+            row("slow", Some(1.0), 2.0, promised),
+            row("deaf", None, 0.1, Target::AtMost(0.5)),
+            row("beside", Some(1.0), 0.1, Target::None),
+        ]);
         assert_eq!(svg.matches("class=\"better\"").count(), 1);
         assert_eq!(svg.matches("class=\"worse\"").count(), 1);
         assert!(svg.contains("fast &amp; good") && svg.contains("the original does not answer"));
+        assert!(!svg.contains("beside<"), "nothing was promised of it");
     }
 }

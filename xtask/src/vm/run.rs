@@ -7,10 +7,11 @@
 use super::Skipped;
 use super::cases::Case;
 use crate::style;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -131,7 +132,9 @@ impl<'a, P: Place> Work<'a, P> {
             Some(place) => place,
             None => place.insert(self.start(is_last_try)?),
         };
-        let result = (case.run)(here);
+        // A case that panics has failed; the others go on.
+        let guarded = catch_unwind(AssertUnwindSafe(|| (case.run)(here)));
+        let result = guarded.unwrap_or_else(|_| Err(anyhow!("it panicked; what it said stands above")));
         let cleared = here.clear_away().context("clearing away");
         if cleared.is_err() && result.as_ref().is_err_and(anyhow::Error::is::<Skipped>) {
             *place = None;
@@ -278,6 +281,16 @@ mod tests {
         let report = run_all(&cases, None);
         assert_eq!(report.failed, ["one", "two", "three"]);
         assert_eq!(STARTS.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn what_panics_has_failed_and_the_others_go_on() {
+        let cases = [
+            Case { name: "panics", run: |_: &mut Fake| panic!("as it should") },
+            Case { name: "holds", run: |_: &mut Fake| Ok(()) },
+        ];
+        let report = run_all(&cases, None);
+        assert_eq!((report.passed, report.failed), (1, vec!["panics".to_owned()]));
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn without_a_unit(guest: &mut Guest) -> Result<()> {
         "systemctl stop ours-by-hand.service || true
          systemctl reset-failed ours-by-hand.service 2>/dev/null || true
          systemctl unmask --runtime qemu-guest-agent.service
+         udevadm settle
          systemctl restart qemu-guest-agent.service",
     )?;
     guest.talk_to_ours()?;

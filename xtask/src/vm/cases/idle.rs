@@ -3,7 +3,7 @@
 use super::Case;
 use crate::vm::conversation::Conversation;
 use crate::vm::guest::{Guest, Usage};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -22,11 +22,16 @@ const ALLOWED_TICKS: u64 = 5;
 /// looks ten times a second.
 const ALLOWED_SLEEPS: u64 = 2 * WATCHED.as_secs();
 
+/// A thread of the agent that has nothing to do ends within this time, and takes what it has cost with it.
+const SETTLED: Duration = Duration::from_secs(12);
+
 fn watch(guest: &mut Guest, pid: u32) -> Result<Usage> {
+    sleep(SETTLED);
     let before = guest.usage(pid)?;
     sleep(WATCHED);
     let after = guest.usage(pid)?;
-    Ok(Usage { cpu_ticks: after.cpu_ticks - before.cpu_ticks, sleeps: after.sleeps - before.sleeps, ..after })
+    let sleeps = after.sleeps.checked_sub(before.sleeps).context("a thread ended meanwhile")?;
+    Ok(Usage { cpu_ticks: after.cpu_ticks.saturating_sub(before.cpu_ticks), sleeps, ..after })
 }
 
 fn ensure_idle(guest: &mut Guest) -> Result<()> {

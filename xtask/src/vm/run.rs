@@ -219,12 +219,13 @@ mod tests {
         static PLACES: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// Its number: the first one is broken.
-    struct Fake(usize);
+    /// Its number: the first one is broken. Some never start.
+    struct Fake<const STARTS: bool = true>(usize);
 
-    impl Place for Fake {
+    impl<const STARTS: bool> Place for Fake<STARTS> {
         fn start(_our_agent: &Path) -> Result<Self> {
-            Ok(Self(PLACES.replace(PLACES.get() + 1)))
+            let number = PLACES.replace(PLACES.get() + 1);
+            if STARTS { Ok(Self(number)) } else { bail!("it does not come up") }
         }
         fn clear_away(&mut self) -> Result<()> {
             Ok(())
@@ -244,27 +245,6 @@ mod tests {
         Case { name: "cannot be asked", run: |_| Err(Skipped::because("no such device")) },
     ];
 
-    /// Does not start.
-    struct Broken;
-
-    static STARTS: AtomicUsize = AtomicUsize::new(0);
-
-    impl Place for Broken {
-        fn start(_our_agent: &Path) -> Result<Self> {
-            STARTS.fetch_add(1, Ordering::Relaxed);
-            bail!("it does not come up")
-        }
-        fn clear_away(&mut self) -> Result<()> {
-            Ok(())
-        }
-        fn evidence(&mut self) -> String {
-            String::new()
-        }
-        fn take_notes(&mut self) -> Vec<String> {
-            Vec::new()
-        }
-    }
-
     fn run_all<P: Place>(cases: &[Case<P>], deadline: Option<Instant>) -> Report {
         let report = Mutex::default();
         Work::new(cases.iter().collect(), Path::new("agent"), deadline).run(&report);
@@ -277,10 +257,10 @@ mod tests {
 
     #[test]
     fn what_does_not_start_twice_is_not_started_for_each_case() {
-        let cases = ["one", "two", "three"].map(|name| Case { name, run: |_: &mut Broken| Ok(()) });
+        let cases = ["one", "two", "three"].map(|name| Case { name, run: |_: &mut Fake<false>| Ok(()) });
         let report = run_all(&cases, None);
         assert_eq!(report.failed, ["one", "two", "three"]);
-        assert_eq!(STARTS.load(Ordering::Relaxed), 2);
+        assert_eq!(PLACES.get(), 2);
     }
 
     #[test]

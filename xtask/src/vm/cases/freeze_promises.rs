@@ -6,7 +6,7 @@
 use super::Case;
 use crate::vm::conversation::Conversation;
 use crate::vm::frozen::ORIGINAL_UNIT;
-use crate::vm::guest::{Guest, OUR_UNIT};
+use crate::vm::guest::{Agent, Guest, OUR_UNIT};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -130,8 +130,11 @@ fn original_is_held(guest: &mut Guest) -> Result<()> {
     let pid = guest.unit_pid(ORIGINAL_UNIT)?;
     guest.shell(&format!("kill -TERM {pid}; sleep 2"))?;
     ensure!(guest.unit_pid(ORIGINAL_UNIT)? == pid && status(&mut host)? == "frozen", "the original ends");
-    // Killed: the one that the service manager starts knows of it, and waits to be asked.
+    // The host is gone: so it stays, for longer than ours is given for it.
     drop(host);
+    guest.shell("sleep 8")?;
+    expect_writes(guest, &["/mnt/b"], false)?;
+    // Killed: the one that the service manager starts knows of it, and waits to be asked.
     guest.shell(&format!("kill -9 {pid}; sleep 5"))?;
     expect_writes(guest, &["/mnt/b"], false)?;
     let mut host = guest.talk_to_original()?;
@@ -375,29 +378,31 @@ fn hung_disk_is_survived(guest: &mut Guest) -> Result<()> {
 }
 
 fn unplugged(guest: &mut Guest) -> Result<()> {
-    with_file_systems(guest, "", |guest| {
-        let folder = guest.folder().to_owned();
-        let file = folder.join("unplugged.raw");
-        std::fs::File::create(&file)?.set_len(64 << 20)?;
-        let machine = guest.machine();
-        machine.qmp("blockdev-add", &json!({"driver": "file", "node-name": "unplugged", "filename": file}))?;
-        machine.qmp("device_add", &json!({"driver": "scsi-hd", "bus": "plugs.0", "id": "unplugged-disk", "drive": "unplugged", "serial": "UNPLUGGED"}))?;
-        guest.shell(
+    Agent::BOTH.into_iter().try_for_each(|agent| with_file_systems(guest, "", |guest| unplugged_under(guest, agent)))
+}
+
+fn unplugged_under(guest: &mut Guest, agent: Agent) -> Result<()> {
+    let folder = guest.folder().to_owned();
+    let file = folder.join("unplugged.raw");
+    std::fs::File::create(&file)?.set_len(64 << 20)?;
+    let machine = guest.machine();
+    machine.qmp("blockdev-add", &json!({"driver": "file", "node-name": "unplugged", "filename": file}))?;
+    machine.qmp("device_add", &json!({"driver": "scsi-hd", "bus": "plugs.0", "id": "unplugged-disk", "drive": "unplugged", "serial": "UNPLUGGED"}))?;
+    guest.shell(
             "modprobe virtio_scsi; for try in 1 2 3 4 5 6 7 8 9 10; do udevadm settle; disk=$(ls /dev/disk/by-id/*UNPLUGGED) && break; sleep 1; done
              mkfs.ext4 -q $disk && mount $disk /mnt/elsewhere",
         )?;
-        let mut host = guest.talk_to_ours()?;
-        freeze(&mut host, &["/mnt/a", "/mnt/elsewhere"])?;
-        let machine = guest.machine();
-        machine.qmp("device_del", &json!({"id": "unplugged-disk"}))?;
-        machine.wait_for_event("DEVICE_DELETED", Duration::from_secs(60))?;
-        guest.machine().qmp("blockdev-del", &json!({"node-name": "unplugged"}))?;
-        let thawed = thaw(&mut host)?;
-        guest.note(format!("thaw after one of two disks was unplugged: {thawed}"));
-        ensure!(status(&mut host)? == "thawed");
-        expect_writes(guest, &["/mnt/a"], true)?;
-        guest.shell("umount -l /mnt/elsewhere").map(drop)
-    })
+    let mut host = guest.talk_to(agent)?;
+    freeze(&mut host, &["/mnt/a", "/mnt/elsewhere"])?;
+    let machine = guest.machine();
+    machine.qmp("device_del", &json!({"id": "unplugged-disk"}))?;
+    machine.wait_for_event("DEVICE_DELETED", Duration::from_secs(60))?;
+    guest.machine().qmp("blockdev-del", &json!({"node-name": "unplugged"}))?;
+    let thawed = thaw(&mut host)?;
+    guest.note(format!("{agent:?}: thaw after one of two disks was unplugged: {thawed}"));
+    ensure!(status(&mut host)? == "thawed");
+    expect_writes(guest, &["/mnt/a"], true)?;
+    guest.shell("umount -l /mnt/elsewhere").map(drop)
 }
 
 fn writes_nothing(guest: &mut Guest) -> Result<()> {

@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // each test file uses its part
 
-pub mod scripted;
+pub use qga_scripted as scripted;
 
 use std::ffi::OsStr;
 use std::io::Write;

@@ -70,12 +70,17 @@ impl Root {
         fs::File::options().write(true).open(self.resolved(path.as_ref())?)?.write_all(order.as_bytes())
     }
 
-    /// The names in a directory, sorted.
+    /// The names in a directory, in the kernel's own order: clients take the first entry that suits them, and know the
+    /// original's replies, which have that order. The files of a recording have no such order, theirs is by name, as
+    /// people count.
     pub fn list(&self, path: impl AsRef<Path>) -> io::Result<Vec<String>> {
         let entries = fs::read_dir(self.resolved(path.as_ref())?)?;
-        let mut names: Vec<String> =
-            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        // A list that breaks off is an error: what was read of it would look like all there is.
+        let mut names = names.collect::<io::Result<Vec<String>>>()?;
+        if !self.is_host() {
+            names.sort_by_cached_key(|name| natural_key(name));
+        }
         Ok(names)
     }
 
@@ -127,9 +132,24 @@ impl Root {
     }
 }
 
+/// A key by which names sort as people count: `sda2` before `sda10`.
+pub(crate) fn natural_key(name: &str) -> Vec<(String, Option<u64>)> {
+    let mut key = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let digits_at = rest.find(|character: char| character.is_ascii_digit()).unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(digits_at);
+        let digits_end = behind.find(|character: char| !character.is_ascii_digit()).unwrap_or(behind.len());
+        let (digits, behind) = behind.split_at(digits_end);
+        key.push((word.to_owned(), digits.parse().ok()));
+        rest = behind;
+    }
+    key
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Root;
+    use super::{Root, natural_key};
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::Path;
@@ -151,6 +171,14 @@ mod tests {
         assert_eq!(root.canonical("/sys/class/loop").unwrap_err().raw_os_error(), Some(40));
         assert!(root.canonical("/sys/nothing").is_err());
         assert_eq!(root.list("/sys/class").unwrap(), ["absolute", "loop", "relative"]);
+    }
+
+    #[test]
+    fn names_sort_as_people_count() {
+        let mut names = ["loop10", "sda", "loop2", "mmcblk0boot0", "sda10", "mmcblk0", "sda2"];
+        names.sort_by_cached_key(|name| natural_key(name));
+        assert_eq!(names, ["loop2", "loop10", "mmcblk0", "mmcblk0boot0", "sda", "sda2", "sda10"]);
+        assert!(natural_key("x99999999999999999999999").len() == 1);
     }
 
     #[test]

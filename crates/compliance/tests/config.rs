@@ -172,6 +172,25 @@ fn precedence() {
         &[one],
         &["block-rpcs=b,a,d,c,e\n"],
     );
+    let odd_lists: [(&str, &str, &str); 6] = [
+        ("semicolons", "guest-ping;guest-get-time", "guest-ping;guest-get-time"),
+        ("blanks", "guest-ping guest-get-time ", "guest-ping guest-get-time "),
+        ("blanks behind commas", "guest-ping, guest-info;a ,b", "b, guest-info;a ,guest-ping"),
+        ("commas without a name between", "guest-ping,,guest-info,", ",guest-info,,guest-ping"),
+        ("a name twice", "guest-ping,guest-ping", "guest-ping,guest-ping"),
+        ("escapes", "x\\s\\ty,a\\\\b,\\sz", "\\sz,a\\\\b,x \ty"),
+    ];
+    for (what, list, dumped) in odd_lists {
+        for key in ["block-rpcs", "allow-rpcs"] {
+            dumps(
+                &format!("{key} with {what} is dumped letter for letter"),
+                "exec $agent -c $dir/conf -D",
+                &[("conf", &format!("[general]\n{key}={list}\n"))],
+                &[&format!("\n{key}={dumped}\n")],
+            );
+        }
+    }
+    dumps("a list of a blank is dumped", "exec $agent -a ' ' -b '' -b , -D", &[], &["block-rpcs=,\nallow-rpcs=\\s\n"]);
     dumps(
         "the environment may name a file that is not there",
         "QGA_CONF=$dir/missing exec $agent -D",
@@ -195,6 +214,13 @@ fn precedence() {
         round_trip(stage, "-m isa-serial -p ' /a b ' -l '\\x' -F -t /s -vr -f /nonexistent/pid -b a,b -a c,d")
     });
     cases.case("the dump of a dump with defaults is the same", |stage| round_trip(stage, ""));
+    cases.case("the dump of a dump with lists of one name, semicolons or blanks is the same at once", |stage| {
+        let first = stage.run("exec $agent -b 'guest-ping;guest-get-time' -a 'guest-info guest-sync ' -D")?;
+        first.check(0, &["block-rpcs=guest-ping;guest-get-time\nallow-rpcs=guest-info guest-sync \n"], &[])?;
+        stage.write("conf", &first.output)?;
+        let second = stage.run("exec $agent -c $dir/conf -D")?.output;
+        expect(second == first.output, || format!("first:\n{}then:\n{second}", first.output))
+    });
     cases.case("the agent runs by its file", |stage| {
         let text =
             stage.expand("[general]\nmethod=unix-listen\npath=$dir/socket\nstatedir=$dir\nblock-rpcs=guest-exec\n");

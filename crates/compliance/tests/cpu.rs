@@ -20,10 +20,15 @@ fn processors() {
     machines.case("this machine's processors are told", "", |machine| {
         let listed = std::fs::read_dir("/sys/devices/system/cpu").map_err(|error| error.to_string())?;
         let names = listed.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut expected: Vec<i64> = names.filter_map(|name| name.strip_prefix("cpu")?.parse().ok()).collect();
-        expected.sort_unstable();
-        let found: Vec<i64> = by_number(machine)?.iter().filter_map(|entry| entry["logical-id"].as_i64()).collect();
-        if found == expected { Ok(()) } else { Err(format!("expected {expected:?}, found {found:?}")) }
+        let expected: Vec<i64> = names.filter_map(|name| name.strip_prefix("cpu")?.parse().ok()).collect();
+        same(&numbers(machine)?, &json!(expected))
+    });
+    let unordered = format!("{OWN_SYSFS}; mkdir cpu7 cpu0 cpu12 cpufreq cpu3 cpu2 cpu10; ls -U > $machine/order");
+    machines.case("processors come in the order of the kernel's directory", &unordered, |machine| {
+        let listed = machine.words("order")?;
+        let numbers_there = listed.iter().filter_map(|name| name.strip_prefix("cpu")?.parse::<i64>().ok());
+        let expected: Vec<i64> = numbers_there.collect();
+        same(&numbers(machine)?, &json!(expected))
     });
     let zoo = format!(
         "{OWN_SYSFS}; mkdir cpu0 cpu1 cpu2 cpu10 cpufreq cpuidle; echo 1 > cpu1/online; echo 0 > cpu2/online; \
@@ -58,6 +63,12 @@ fn processors() {
         machine.expect_error("guest-get-vcpus", choice.pick(machine.kind, original, ours))
     });
     machines.finish();
+}
+
+/// The processors' numbers as they come.
+fn numbers(machine: &mut Machine) -> Result<Value, Failure> {
+    let found = machine.returned("guest-get-vcpus")?;
+    Ok(found.as_array().into_iter().flatten().map(|entry| entry["logical-id"].clone()).collect())
 }
 
 fn by_number(machine: &mut Machine) -> Result<Vec<Value>, Failure> {

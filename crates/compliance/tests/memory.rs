@@ -27,10 +27,18 @@ fn blocks() {
     machines.case("this machine's memory blocks are told", "", |machine| {
         let listed = fs::read_dir("/sys/devices/system/memory").into_iter().flatten().flatten();
         let names = listed.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut expected: Vec<u64> = names.filter_map(|name| name.strip_prefix("memory")?.parse().ok()).collect();
-        expected.sort_unstable();
-        let found: Vec<u64> = by_number(machine)?.iter().filter_map(|entry| entry["phys-index"].as_u64()).collect();
-        if found == expected { Ok(()) } else { Err(format!("expected {expected:?}, found {found:?}")) }
+        let expected: Vec<u64> = names.filter_map(|name| name.strip_prefix("memory")?.parse().ok()).collect();
+        same(&numbers(machine)?, &json!(expected))
+    });
+    let unordered = format!(
+        "{OWN_SYSFS}; for number in 7 0 12 3 2 10; do mkdir memory$number; echo online > memory$number/state; done; \
+         ls -U > $machine/order"
+    );
+    machines.case("memory blocks come in the order of the kernel's directory", &unordered, |machine| {
+        let listed = machine.words("order")?;
+        let numbers_there = listed.iter().filter_map(|name| name.strip_prefix("memory")?.parse::<u64>().ok());
+        let expected: Vec<u64> = numbers_there.collect();
+        same(&numbers(machine)?, &json!(expected))
     });
     let zoo = format!(
         "{OWN_SYSFS}; block() {{ mkdir memory$1; echo $2 > memory$1/state; echo $3 > memory$1/removable; }}; \
@@ -67,6 +75,12 @@ fn blocks() {
         machine.expect_error("guest-get-memory-blocks", choice.pick(machine.kind, original, ours))
     });
     machines.finish();
+}
+
+/// The blocks' numbers as they come.
+fn numbers(machine: &mut Machine) -> Result<Value, Failure> {
+    let found = machine.returned("guest-get-memory-blocks")?;
+    Ok(found.as_array().into_iter().flatten().map(|entry| entry["phys-index"].clone()).collect())
 }
 
 fn by_number(machine: &mut Machine) -> Result<Vec<Value>, Failure> {

@@ -4,7 +4,7 @@
 mod machine;
 
 use qga_compliance::deviations::Choice;
-use qga_compliance::{Failure, Kind, check, deviation};
+use qga_compliance::{Failure, check, deviation};
 use serde_json::{Value, json};
 
 use machine::{Machine, Machines, same};
@@ -420,14 +420,26 @@ fn disks() {
         let mut found = machine.returned("guest-get-disks")?;
         same(&found[0]["alias"].take(), &choice.pick(machine.kind, Value::Null, json!("vg-home")))
     });
-    let unordered =
-        "for name in vdj vdb vdf vda vdk; do disk pci0000:00/0000:00:05.0/$name/block/$name 254:$((number += 1)); done";
-    machines.case("all disks are there, ours by name", &prepared(unordered), |machine| {
-        let mut found = names(&machine.returned("guest-get-disks")?, "name");
-        if let (Some(found), Kind::Original) = (found.as_array_mut(), machine.kind) {
-            found.sort_by_key(Value::to_string);
-        }
-        same(&found, &json!(["/dev/vda", "/dev/vdb", "/dev/vdf", "/dev/vdj", "/dev/vdk"]))
+    let unordered = prepared(
+        "at=pci0000:00/0000:00:05.0; for name in vdj vdb vdf vda vdk; do disk $at/$name/block/$name 254:$((number += 1)); done; \
+         for part in 3 1 2; do partition $at/vdf/block/vdf/vdf$part 259:$part; done; disk virtual/block/dm-0 253:0; \
+         for name in vdk vda vdj; do under virtual/block/dm-0 $at/$name/block/$name; done; \
+         mounts '253:0 / /x rw - ext4 /dev/dm-0 rw'; \
+         ls -U /sys/block > $machine/disks; ls -U /sys/devices/$at/vdf/block/vdf > $machine/parts; \
+         ls -U /sys/devices/virtual/block/dm-0/slaves > $machine/slaves",
+    );
+    machines.case("what the kernel lists last comes first, in all lists of disks", &unordered, |machine| {
+        let reversed = |words: Vec<String>| words.into_iter().rev().map(|name| format!("/dev/{name}"));
+        let parts = reversed(machine.words("parts")?).filter(|node| node.starts_with("/dev/vdf")).collect::<Vec<_>>();
+        let slaves: Vec<String> = reversed(machine.words("slaves")?).collect();
+        let with_parts =
+            |node: String| if node == "/dev/vdf" { [parts.clone(), vec![node]].concat() } else { vec![node] };
+        let expected: Vec<String> = reversed(machine.words("disks")?).flat_map(with_parts).collect();
+        let found = machine.returned("guest-get-disks")?;
+        same(&names(&found, "name"), &json!(expected))?;
+        let mapped = found.as_array().into_iter().flatten().find(|disk| disk["name"] == "/dev/dm-0");
+        same(&mapped.map_or(Value::Null, |disk| disk["dependencies"].clone()), &json!(slaves))?;
+        same(&names(&machine.returned("guest-get-fsinfo")?[0]["disk"], "dev"), &json!(slaves))
     });
     machines.finish();
 }

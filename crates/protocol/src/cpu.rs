@@ -15,7 +15,7 @@ pub const FAMILY: Family =
 
 command! {
     "guest-get-vcpus", since "1.5", reply Vec<LogicalProcessor>, rules { platforms: Platforms::NOT_BSD },
-    /// Lists the guest's processors, in no particular order.
+    /// Lists the guest's processors; on Linux in the order of the kernel's directory of them.
     ///
     /// Windows reports all as online and none as switchable.
     ///

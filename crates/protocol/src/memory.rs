@@ -13,7 +13,8 @@ pub const FAMILY: Family =
 
 command! {
     "guest-get-memory-blocks", since "2.3", reply Vec<MemoryBlock>, rules { platforms: Platforms::LINUX },
-    /// Lists the guest's memory blocks, in no particular order. `guest-get-memory-block-info` tells their size.
+    /// Lists the guest's memory blocks, in the order of the kernel's directory of them. `guest-get-memory-block-info`
+    /// tells their size.
     ///
     /// The list is empty if the kernel cannot switch memory.
     ///

@@ -195,7 +195,7 @@ command! {
     "guest-get-disks", since "5.2", reply Vec<DiskInfo>, rules { platforms: Platforms::NOT_BSD },
     /// Lists the disks and, on Linux, their partitions and what is built upon them, mounted or not.
     ///
-    /// The order means nothing, but partitions stand directly before their disk. Disks of size 0, such as an empty
+    /// What the kernel lists last comes first on Linux; partitions stand directly before their disk. Disks of size 0, such as an empty
     /// drive or an unused loop device, are left out.
     ///
     /// Errors: disks that cannot be listed.

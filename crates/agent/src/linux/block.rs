@@ -74,8 +74,7 @@ pub fn is_built_upon_others(path: &Path) -> bool {
 /// The devices that a device is built upon; `None` if it is none that could be.
 pub fn slaves(root: &Root, path: &Path) -> Option<Vec<PathBuf>> {
     let directory = path.join("slaves");
-    let mut names = root.list(&directory).ok()?;
-    names.sort_by_cached_key(|name| natural_key(name));
+    let names = root.list(&directory).ok()?;
     Some(names.iter().filter_map(|name| linked(root, &directory.join(name))).collect())
 }
 
@@ -114,8 +113,7 @@ pub fn btrfs_members(root: &Root, name: &str) -> Vec<PathBuf> {
     let devices =
         filesystems.iter().map(|id| all.join(id).join("devices")).find(|devices| root.exists(devices.join(name)));
     let Some(devices) = devices else { return Vec::new() };
-    let mut names = root.list(&devices).unwrap_or_default();
-    names.sort_by_cached_key(|name| natural_key(name));
+    let names = root.list(&devices).unwrap_or_default();
     names.iter().filter_map(|name| linked(root, &devices.join(name))).collect()
 }
 
@@ -137,36 +135,13 @@ pub fn alias(root: &Root, path: &Path, record: &str) -> Option<String> {
     from_udev.or_else(|| root.read_text(path.join("dm/name")).ok()).filter(|name| !name.is_empty())
 }
 
-/// A key by which names sort as people count: `sda2` before `sda10`.
-pub fn natural_key(name: &str) -> Vec<(String, Option<u64>)> {
-    let mut key = Vec::new();
-    let mut rest = name;
-    while !rest.is_empty() {
-        let digits_at = rest.find(|character: char| character.is_ascii_digit()).unwrap_or(rest.len());
-        let (word, behind) = rest.split_at(digits_at);
-        let digits_end = behind.find(|character: char| !character.is_ascii_digit()).unwrap_or(behind.len());
-        let (digits, behind) = behind.split_at(digits_end);
-        key.push((word.to_owned(), digits.parse().ok()));
-        rest = behind;
-    }
-    key
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Uevent, leaves, natural_key, udev_property};
+    use super::{Uevent, leaves, udev_property};
     use crate::root::Root;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::Path;
-
-    #[test]
-    fn names_sort_as_people_count() {
-        let mut names = ["loop10", "sda", "loop2", "mmcblk0boot0", "sda10", "mmcblk0", "sda2"];
-        names.sort_by_cached_key(|name| natural_key(name));
-        assert_eq!(names, ["loop2", "loop10", "mmcblk0", "mmcblk0boot0", "sda", "sda2", "sda10"]);
-        assert!(natural_key("x99999999999999999999999").len() == 1);
-    }
 
     #[test]
     fn a_device_without_a_node_has_none() {

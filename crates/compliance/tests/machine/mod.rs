@@ -100,6 +100,12 @@ impl Machine {
         self.directory.path().join(name)
     }
 
+    /// What the preparation has written to a file, word by word.
+    pub fn words(&self, name: &str) -> Result<Vec<String>, Failure> {
+        let text = fs::read_to_string(self.path(name)).map_err(|error| format!("{name}: {error}"))?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    }
+
     /// Asks for a command without arguments.
     pub fn ask(&mut self, command: &str) -> Result<Received, Failure> {
         self.connection.ask(&json!({ "execute": command }).to_string())

@@ -16,14 +16,12 @@ const TICK_MS: u64 = 10;
 /// sysinfo(2) counts the load in parts of this many.
 const LOAD_UNIT: f64 = 65536.0;
 
-/// The processors that are there, by number.
+/// The processors that are there, in the kernel's order.
 pub fn processors(root: &Root) -> Result<Vec<LogicalProcessor>, Error> {
     let names =
         root.list(PROCESSORS).map_err(|cause| Error::io(format!("failed to list entries: {PROCESSORS}"), &cause))?;
-    let mut numbers: Vec<i64> = names.iter().filter_map(|name| number_behind("cpu", name)).collect();
-    numbers.sort_unstable();
-    let mut processors = Vec::with_capacity(numbers.len());
-    for number in numbers {
+    let mut processors = Vec::new();
+    for number in names.iter().filter_map(|name| number_behind("cpu", name)) {
         let switch = match state_of_switch(root, &switch(number)) {
             Ok(None) | Err(_) if !root.exists(directory(number)) => continue, // unplugged since the list was read
             switch => switch?,

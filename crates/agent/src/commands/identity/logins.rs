@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::assignments;
-use crate::root::Root;
+use crate::root::{Root, natural_key};
 
 /// Where the records may be.
 pub const UTMP: [&str; 2] = ["/run/utmp", "/var/run/utmp"];
@@ -83,6 +83,7 @@ fn login(record: &[u8], layout: Record) -> Option<Login> {
 pub fn session_names(root: &Root) -> Vec<String> {
     let mut names = root.list(SESSIONS).unwrap_or_default();
     names.retain(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    names.sort_by_cached_key(|name| natural_key(name));
     names
 }
 

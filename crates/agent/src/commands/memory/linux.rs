@@ -13,18 +13,17 @@ const MEMORY: &str = "/sys/devices/system/memory";
 /// The file with the size of every block.
 const SIZE: &str = "block_size_bytes";
 
-/// The blocks that are there, by number.
+/// The blocks that are there, in the kernel's order.
 pub fn blocks(root: &Root) -> Result<Vec<MemoryBlock>, Error> {
     let names = match root.list(MEMORY) {
         Ok(names) => names,
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(cause) => return Err(Error::io(format!("Can't open directory \"{MEMORY}/\""), &cause)),
     };
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| block_number(name)).collect();
+    let numbers: Vec<u64> = names.iter().filter_map(|name| block_number(name)).collect();
     if numbers.is_empty() {
         return Err(Error::new("guest reported zero memory blocks!"));
     }
-    numbers.sort_unstable();
     let mut blocks = Vec::with_capacity(numbers.len());
     for number in numbers {
         let directory = format!("{MEMORY}/memory{number}");

@@ -57,22 +57,23 @@ fn filesystem(root: &Root, mount: &Mount, deadline: Deadline) -> FilesystemInfo 
         used_bytes: None,
         total_bytes: None,
         total_bytes_privileged: None,
-        disk: leaves.iter().filter_map(address).collect(),
+        // The original puts each before those that it has found already.
+        disk: leaves.iter().rev().filter_map(address).collect(),
     }
 }
 
-/// The devices that a file system lies on: all of a btrfs, of which the mount names one.
+/// The devices that a file system lies on: all of a btrfs, the one that the mount names last.
 fn beneath(root: &Root, mount: &Mount, path: &Path) -> Vec<PathBuf> {
-    let members = if mount.kind == "btrfs" { block::btrfs_members(root, &block::name(path)) } else { Vec::new() };
+    let mut members = if mount.kind == "btrfs" { block::btrfs_members(root, &block::name(path)) } else { Vec::new() };
+    members.sort_by_key(|member| member == path);
     if members.is_empty() { vec![path.to_owned()] } else { members }
 }
 
-/// The disks by name, each behind its partitions.
+/// The disks, each behind its partitions: everywhere what the kernel lists last comes first, as with the original.
 pub fn disks(root: &Root) -> Result<Vec<DiskInfo>, Error> {
-    let mut names = root.list(DISKS).map_err(|error| Error::io(format!("Can't open directory \"{DISKS}\""), &error))?;
-    names.sort_by_cached_key(|name| block::natural_key(name));
+    let names = root.list(DISKS).map_err(|error| Error::io(format!("Can't open directory \"{DISKS}\""), &error))?;
     let (mut found, deadline) = (Vec::new(), Deadline::new());
-    for name in names {
+    for name in names.into_iter().rev() {
         let link = Path::new(DISKS).join(&name);
         // An empty drive has no size, and files beside the links are no disks.
         if root.read_text(link.join("size")).is_ok_and(|size| size == "0") {
@@ -90,8 +91,7 @@ pub fn disks(root: &Root) -> Result<Vec<DiskInfo>, Error> {
 fn partitions(root: &Root, disk_path: &Path, disk_name: &str, disk_node: &str) -> Vec<DiskInfo> {
     let mut names = root.list(disk_path).unwrap_or_default();
     names.retain(|name| name.starts_with(disk_name) && root.exists(disk_path.join(name).join("partition")));
-    names.sort_by_cached_key(|name| block::natural_key(name));
-    let nodes = names.iter().filter_map(|name| block::Uevent::read(root, &disk_path.join(name)).node);
+    let nodes = names.iter().rev().filter_map(|name| block::Uevent::read(root, &disk_path.join(name)).node);
     let partition = |name| DiskInfo {
         name,
         partition: true,
@@ -111,7 +111,7 @@ fn disk(root: &Root, path: &Path, uevent: &block::Uevent, node: String, deadline
     let node_of = |slave: PathBuf| block::Uevent::read(root, &slave).node;
     DiskInfo {
         partition: false,
-        dependencies: block::slaves(root, path).map(|slaves| slaves.into_iter().filter_map(node_of).collect()),
+        dependencies: block::slaves(root, path).map(|slaves| slaves.into_iter().rev().filter_map(node_of).collect()),
         address,
         alias: block::alias(root, path, &record),
         smart: if is_nvme && root.is_host() { smart::read(&node) } else { None },

@@ -11,8 +11,8 @@ use qga_protocol::storage::{CcwAddress, DiskAddress, DiskBusType, PciAddress};
 
 use super::asking::Deadline;
 use super::serial;
-use crate::linux::block::{self, Uevent, natural_key};
-use crate::root::Root;
+use crate::linux::block::{self, Uevent};
+use crate::root::{Root, natural_key};
 
 /// What stands for "no PCI function".
 const NO_PCI: PciAddress = PciAddress { domain: -1, bus: -1, slot: -1, function: -1 };

@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tz::UtcDateTime;
 
 use super::super::zone::{self, Environment, Zone};
-use crate::root::Root;
+use crate::root::{Root, natural_key};
 
 /// Where the kernel lists the clocks. The nodes have the same names.
 const CLOCKS: &str = "/sys/class/rtc";
@@ -53,7 +53,9 @@ impl HardwareClock {
     /// Opens the machine's clock; `None` if it has none.
     pub fn open(root: &Root, environment: &Environment) -> Result<Option<Self>, Failure> {
         let mut names: Vec<String> = NAMES.map(str::to_owned).into();
-        names.extend(root.list(CLOCKS).unwrap_or_default());
+        let mut others = root.list(CLOCKS).unwrap_or_default();
+        others.sort_by_cached_key(|name| natural_key(name));
+        names.extend(others);
         for name in names {
             let path = format!("/dev/{name}");
             match open_when_free(root, &path) {

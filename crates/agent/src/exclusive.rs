@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::watch::TICK;
 
 /// The lock.
 #[derive(Debug, Default)]
@@ -27,11 +28,14 @@ pub struct Held<'a>(&'a Exclusive);
 impl Exclusive {
     /// Takes the lock for `command`, or says after `patience` who holds it.
     pub fn acquire(&self, command: &'static str, patience: Duration) -> Result<Held<'_>, Error> {
-        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut holder, _) = self
-            .released
-            .wait_timeout_while(holder, patience, |holder| holder.is_some())
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = patience;
+        // Bit by bit: a pause of the machine, in which nobody could release it, is to cost one of them only.
+        while holder.is_some() && !left.is_zero() {
+            let bit = left.min(TICK);
+            holder = self.released.wait_timeout(holder, bit).unwrap_or_else(PoisonError::into_inner).0;
+            left -= bit;
+        }
         if let Some(Holder { command: other, since }) = *holder {
             return Err(Error::new(format!(
                 "{command} was not started: {other} has been running for {} s, and both change the machine",

@@ -14,8 +14,10 @@ use crate::channel::Link;
 const READ_BYTES: usize = 64 << 10;
 /// Half a message this large must go on, because it takes from what all clients share.
 const LARGE_MESSAGE_BYTES: usize = 1 << 20;
-/// How long it may stand still.
-const MESSAGE_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked at while it stands still, and how long from one look to the next. Many looks, because a pause of
+/// the machine can be as long as it likes and is to cost one of them only.
+const MESSAGE_LOOKS: u32 = 30;
+const MESSAGE_LOOK: Duration = Duration::from_secs(1);
 
 /// What a client sends.
 pub struct Intake {
@@ -53,7 +55,8 @@ impl Intake {
                 return Arrival::Message(event);
             }
             let is_large = self.decoder.buffered_bytes() >= LARGE_MESSAGE_BYTES;
-            if is_large && matches!(self.link.is_readable_within(MESSAGE_PATIENCE), Ok(false)) {
+            let is_still = || matches!(self.link.is_readable_within(MESSAGE_LOOK), Ok(false));
+            if is_large && (0..MESSAGE_LOOKS).all(|_| is_still()) {
                 return self.drop_half_message("a large request did not go on for too long: it was dropped");
             }
             if limit.is_some_and(|limit| matches!(self.link.is_readable_within(limit), Ok(false))) {

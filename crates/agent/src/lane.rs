@@ -17,6 +17,7 @@ use qga_protocol::Command;
 use qga_protocol::fsfreeze::Thaw;
 use qga_protocol::message::{ErrorClass, Id, Reply, Request, clip};
 use qga_protocol::stream::Event;
+use rustix::thread::Pid;
 
 use crate::agent::Agent;
 use crate::budget::Hold;
@@ -25,25 +26,19 @@ use crate::intake::{Arrival, Intake};
 use crate::outlet::Voice;
 use crate::registry;
 use crate::session::Shown;
+use crate::watch::{self, Progress, STUCK, TICK, Watch};
 
-/// A command that has got nowhere for this long counts as stuck when a sync arrives. Shorter ones are waited for, so
-/// that pipelined requests get their replies in order.
-const GRACE: Duration = Duration::from_millis(100);
 /// Bytes of requests that may wait behind the running one before the reader waits too.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// Bytes that answers to refused requests may take besides. Beyond, requests are dropped without one.
 const REFUSAL_BYTES_MAX: usize = 1 << 20;
-/// How long the reader waits behind a command that gets nowhere; then it refuses further requests and reads on, because
-/// a sync may be among them.
-const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 /// A request this large leaves memory behind that is worth giving back.
 const LARGE_REQUEST_BYTES: usize = 1 << 20;
 /// What a queued request costs besides its text.
 const JOB_BYTES: usize = 256;
 /// A worker with nothing to do ends after this time.
 const WORKER_IDLE: Duration = Duration::from_secs(10);
-/// A command that takes longer than this is not waited for with reading on. Shorter than [`GRACE`], so that a sync behind
-/// a stuck command is not answered later for it.
+/// A command that takes longer than this is not waited for with reading on.
 const LOAN_PATIENCE: Duration = Duration::from_millis(20);
 /// Enough for any command; recursion is bounded and large data is on the heap.
 pub const STACK_BYTES: usize = 256 << 10;
@@ -88,7 +83,12 @@ struct State {
     queued_bytes: usize,
     /// The command that the worker runs.
     running: Option<Running>,
+    /// How many commands the worker has begun.
+    begun: u64,
     has_worker: bool,
+    /// The worker's thread, once it has said so.
+    thread: Option<Pid>,
+    watch: Watch,
     /// The queue was full behind a stuck command: until it is empty again, requests are refused in their turn.
     refusing: bool,
     end: Option<End>,
@@ -103,8 +103,6 @@ struct Loan {
     returned: Option<Lent>,
     /// The session looks at the running command now and then. Else it has to be woken when one begins.
     is_watched: bool,
-    /// How many commands the worker has begun.
-    commands: u64,
 }
 
 /// How a lent intake comes back.
@@ -139,7 +137,7 @@ impl State {
     fn begin(&mut self, job: &Job) -> Instant {
         let since = Instant::now();
         self.running = Some(Running { name: job.name(), since });
-        self.loan.commands += 1;
+        self.begun += 1;
         since
     }
 }
@@ -163,22 +161,35 @@ impl Lane {
         self.lock().is_idle()
     }
 
-    /// How long the running command has got nowhere. One whose client does not take the reply is not stuck.
-    fn stalled(&self, state: &State) -> Duration {
-        match &state.running {
-            Some(running) if !self.voice.is_speaking() => running.since.max(self.voice.last_progress()).elapsed(),
-            _ => Duration::ZERO,
+    /// Looks at the running command, and returns how long it has got nowhere. One whose client does not take the reply is
+    /// not stuck.
+    fn look(&self, state: &mut State) -> Duration {
+        if state.running.is_none() || self.voice.is_speaking() {
+            state.watch.reset();
+            return Duration::ZERO;
         }
+        let progress = Progress { command: state.begun, steps: self.voice.steps() };
+        let thread = state.thread;
+        let activity = || thread.map_or(watch::Activity::Waits, watch::activity);
+        state.watch.look(Instant::now(), progress, activity)
     }
 
-    /// Waits until everything has been answered. False as soon as a command is stuck.
+    /// Looks at the running command, if there is one, and says after which time to do so again: not at all once it is
+    /// stuck.
+    pub fn watch(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        (!state.is_idle() && self.look(&mut state) < STUCK).then_some(TICK)
+    }
+
+    /// Waits until everything has been answered. False as soon as a command is stuck: shorter ones are waited for, so that
+    /// pipelined requests get their replies in order.
     pub fn settles(&self) -> bool {
         let mut state = self.lock();
         while !state.is_idle() {
-            let Some(left) = GRACE.checked_sub(self.stalled(&state)).filter(|left| !left.is_zero()) else {
+            if self.look(&mut state) >= STUCK {
                 return false;
-            };
-            state = self.wait(state, left);
+            }
+            state = self.wait(state, TICK);
         }
         true
     }
@@ -230,10 +241,13 @@ impl Lane {
     /// Gives an idle lane a job, and its worker the intake to read on. Returns when the worker has no use for it any more,
     /// or does not come to use it.
     pub fn lend(self: &Arc<Self>, intake: Intake, job: Job) -> Lent {
-        self.lock().loan = Loan { intake: Some(intake), is_watched: true, ..Loan::default() };
+        let mut seen = {
+            let mut state = self.lock();
+            state.loan = Loan { intake: Some(intake), is_watched: true, ..Loan::default() };
+            state.begun
+        };
         self.push(job);
         let mut state = self.lock();
-        let mut seen = 0;
         loop {
             if let Some(lent) = state.loan.returned.take() {
                 return lent;
@@ -247,8 +261,8 @@ impl Lane {
             if let Some(intake) = state.loan.intake.take_if(|_| patience.is_zero()) {
                 return Lent::Back(intake);
             }
-            state.loan.is_watched = state.running.is_some() || state.loan.commands != seen || !state.queue.is_empty();
-            seen = state.loan.commands;
+            state.loan.is_watched = state.running.is_some() || state.begun != seen || !state.queue.is_empty();
+            seen = state.begun;
             state = if state.loan.is_watched {
                 self.wait(state, patience)
             } else {
@@ -261,10 +275,10 @@ impl Lane {
     pub fn push(self: &Arc<Self>, mut job: Job) {
         let mut state = self.lock();
         while !state.refusing && !state.queue.is_empty() && state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX {
-            let stalled = self.stalled(&state);
-            state.refusing = stalled > QUEUE_PATIENCE;
+            // Behind a command that gets nowhere it reads on, because a sync may be among what comes.
+            state.refusing = self.look(&mut state) >= STUCK;
             if !state.refusing {
-                state = self.wait(state, QUEUE_PATIENCE.saturating_sub(stalled) + Duration::from_millis(1));
+                state = self.wait(state, TICK);
             }
         }
         if state.refusing {
@@ -337,7 +351,7 @@ impl Lane {
                 },
             );
             // A client that leaves without waiting for a quick command is nothing to warn of.
-            let level = if running.since.elapsed() < QUEUE_PATIENCE { log::Level::Info } else { log::Level::Warn };
+            let level = if running.since.elapsed() < STUCK { log::Level::Info } else { log::Level::Warn };
             log::log!(level, "{} has been running for {seconds:.1} s and {behind} ({waiting} waiting)", running.name);
             self.agent.stuck.add(&running.name, running.since);
         }
@@ -348,6 +362,7 @@ impl Lane {
     /// The worker.
     fn work(&self) {
         let _returns = ReturnsLoan(self);
+        self.lock().thread = Some(rustix::thread::gettid());
         let mut lent = None;
         while let Some(job) = lent.take().map_or_else(|| self.next_queued(), |intake| self.next_read(intake)) {
             match job {

@@ -36,6 +36,7 @@ mod state;
 mod stuck;
 mod supervisor;
 mod tool;
+mod watch;
 
 use std::convert::Infallible;
 use std::io::Write;

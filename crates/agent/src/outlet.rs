@@ -7,7 +7,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use qga_protocol::message::{self, Id, Reply};
 use serde::Serialize;
@@ -39,9 +38,8 @@ pub struct Voice {
     unheard: AtomicBool,
     /// A write is under way.
     speaking: AtomicBool,
-    begin: Instant,
-    /// When a write last got through, in milliseconds since `begin`.
-    progress: AtomicU64,
+    /// How often the command that speaks has got on.
+    steps: AtomicU64,
 }
 
 impl Outlet {
@@ -63,8 +61,7 @@ impl Outlet {
             given_up: AtomicBool::new(false),
             unheard: AtomicBool::new(false),
             speaking: AtomicBool::new(false),
-            begin: Instant::now(),
-            progress: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
         }
     }
 }
@@ -108,12 +105,12 @@ impl Voice {
 
     /// Notes that the command which speaks is getting on.
     pub fn note_progress(&self) {
-        self.progress.store(self.begin.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// When it was last noted.
-    pub fn last_progress(&self) -> Instant {
-        self.begin + Duration::from_millis(self.progress.load(Ordering::Relaxed))
+    /// How often that was noted.
+    pub fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
     }
 
     /// Writes some of a line. False if nobody hears it: the rest need not be made.

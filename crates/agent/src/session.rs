@@ -27,7 +27,7 @@ pub fn serve(agent: &Arc<Agent>, outlet: &Arc<Outlet>, first: &[u8]) -> std::io:
     let mut lane = Lane::new(agent, outlet.voice());
     let mut intake = Intake::new(link, agent.budget.hold(), first);
     let end = loop {
-        let event = match intake.next(None) {
+        let event = match intake.next(lane.watch()) {
             Arrival::Message(event) => event,
             Arrival::Nothing => continue,
             Arrival::End(end) => break end,

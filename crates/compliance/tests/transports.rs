@@ -251,6 +251,7 @@ fn waiting_requests() {
     let mut cases = Cases::new("waiting requests");
     cases.case("requests of a client that has left are done though the first was stuck", queues::done_without_client);
     cases.case("a client that reads late gets all of three thousand replies", queues::read_late);
+    cases.case("pipelined requests are all served though the machine pauses again and again", queues::paused);
     cases.case("a synchronisation behind a slow reply does not cut it", queues::not_cut);
     cases.case("requests too many behind a stuck command are refused in their turn", |stage| {
         let choice = deviation("requests too many behind a stuck command are refused in their turn");

@@ -17,6 +17,8 @@ use crate::lease::StuckProgram;
 const PROMISED_SECONDS: f64 = 0.05;
 /// An agent that is silent for so long is called deaf.
 const DEAF: Duration = Duration::from_secs(2);
+/// A command counts as stuck some time after it has last got on; before, a synchronisation waits for it.
+const STUCK_AFTER: Duration = Duration::from_millis(1500);
 const LEASE_BREAK_TIME: &str = "/proc/sys/fs/lease-break-time";
 
 /// The longest wait, in seconds; `None` if no answer came.
@@ -48,7 +50,7 @@ fn waits(program: &Path, stuck: Duration) -> Result<Waits> {
     let timeouts = Timeouts { connect: DEAF, silence: DEAF };
     let mut same = agent.connect_with(timeouts)?;
     same.start("guest-exec", json!({ "path": script.path() }))?;
-    std::thread::sleep(Duration::from_millis(200));
+    std::thread::sleep(STUCK_AFTER);
 
     let deadline = Instant::now() + stuck;
     let mut other = agent.connect_with(timeouts)?;

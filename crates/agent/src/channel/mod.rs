@@ -106,16 +106,16 @@ impl Link {
     /// Whether nobody is at the other end of a port. The kernel hands over the next host's first bytes before it tells,
     /// from a queue of its own, that the last one has left and this one come: a hang-up counts only if it lasts.
     pub fn stays_hung_up(&self) -> bool {
-        const GRACE: Duration = Duration::from_millis(250);
-        const LOOK: Duration = Duration::from_millis(5);
-        let begin = Instant::now();
-        while self.is_hung_up() {
-            if begin.elapsed() >= GRACE {
-                return true;
+        // Looks, not time: after a pause of the machine the kernel has had no time to tell.
+        const LOOKS: u32 = 50;
+        const PAUSE: Duration = Duration::from_millis(5);
+        for _ in 0..LOOKS {
+            if !self.is_hung_up() {
+                return false;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(PAUSE);
         }
-        false
+        self.is_hung_up()
     }
 
     /// Writes all of it; waits as long as the client is there and takes nothing.
@@ -166,11 +166,15 @@ impl Link {
     pub fn is_readable_within(&self, time: Duration) -> io::Result<bool> {
         let fd = self.as_fd();
         let mut polled = [PollFd::new(&fd, PollFlags::IN)];
-        let limit = rustix::time::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
-        match poll(&mut polled, Some(&limit)) {
-            Ok(count) => Ok(count > 0),
-            Err(Errno::INTR) => Ok(true),
-            Err(error) => Err(error.into()),
+        let end = Instant::now() + time;
+        let mut left = time;
+        loop {
+            let limit = rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match poll(&mut polled, Some(&limit)) {
+                Ok(count) => return Ok(count > 0),
+                Err(Errno::INTR) => left = end.saturating_duration_since(Instant::now()),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use qga_compliance::{Connection, Failure, Kind, PATIENCE, ReadFailure};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::stage::{Stage, expect, until};
@@ -62,6 +64,58 @@ pub fn read_late(stage: &Stage) -> Result<(), Failure> {
         expect(count == Some(&json!(4096)), || format!("reply {number}: {}", reply.shown()))?;
     }
     pings(&mut host)
+}
+
+/// Pipelined requests are all served in their order, however often and for how long the agent's process stands still
+/// meanwhile, as it does in a virtual machine that is paused or moves to another host.
+pub fn paused(stage: &Stage) -> Result<(), Failure> {
+    const PAUSES: u32 = 300;
+    const WRITES: u64 = 400;
+    let serving = stage.serve("")?;
+    let mut host = serving.connect()?;
+    let open = json!({"execute": "guest-file-open", "arguments": {"path": stage.expand("$dir/file"), "mode": "w"}});
+    let reply = host.ask(&open.to_string())?;
+    let handle = reply.returned().and_then(Value::as_i64).ok_or_else(|| reply.shown())?;
+    let sync = json!({"execute": "guest-sync", "arguments": {"id": 77}, "id": WRITES});
+    let arguments = json!({"handle": handle, "buf-b64": "QUJD"});
+    let mut requests: Vec<String> = (0..WRITES)
+        .map(|id| json!({"execute": "guest-file-write", "arguments": arguments, "id": id}).to_string())
+        .collect();
+    requests.push(format!("{sync}\n"));
+    let message = requests.join("\n");
+    let is_over = AtomicBool::new(false);
+    let mut rounds = 0;
+    let pause = || -> Result<(), Failure> {
+        for number in 0..PAUSES {
+            serving.signal(Signal::STOP)?;
+            // From a hiccup to what moving to another host takes.
+            thread::sleep(Duration::from_millis(if number % 20 == 0 { 300 } else { u64::from(number % 7) * 4 }));
+            serving.signal(Signal::CONT)?;
+            thread::sleep(Duration::from_micros(u64::from(number * 37 % 5000)));
+        }
+        Ok(())
+    };
+    let paused = thread::scope(|scope| -> Result<(), Failure> {
+        let pauses = scope.spawn(|| {
+            let paused = pause();
+            is_over.store(true, Ordering::Relaxed);
+            paused
+        });
+        while !is_over.load(Ordering::Relaxed) {
+            rounds += 1;
+            host.send(message.as_bytes())?;
+            for id in 0..=WRITES {
+                let reply = host.receive().map_err(|failure| format!("round {rounds}, reply {id}: {failure}"))?;
+                let is_it = reply.returned().is_some() && reply.json.as_ref().is_some_and(|json| json["id"] == id);
+                expect(is_it, || format!("round {rounds}, reply {id}: {}", reply.shown()))?;
+            }
+        }
+        pauses.join().unwrap_or_else(|_| Err("the thread that pauses the agent panicked".to_owned()))
+    });
+    paused?;
+    host.ask(&json!({"execute": "guest-file-close", "arguments": {"handle": handle}}).to_string())?;
+    let length = stage.read("file")?.len() as u64;
+    expect(length == rounds * WRITES * 3, || format!("{rounds} rounds have left {length} bytes"))
 }
 
 /// A reply that the client is slow to take is whole, although a synchronisation is behind it.

@@ -9,11 +9,13 @@ mod agent;
 mod budget;
 mod c_text;
 mod channel;
+mod children;
 mod commands;
 mod config;
 #[cfg(unix)]
 mod daemon;
 mod dispatch;
+mod environment;
 mod error;
 mod exclusive;
 mod intake;

@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::Pid;
 
 use crate::budget::{Budget, Hold};
+use crate::children;
 use crate::error::Error;
 
 /// Most bytes kept of one stream of one program; the rest is read and dropped.
@@ -272,13 +273,9 @@ impl Table {
     /// Asks whether a program has ended, and notes it after the last of the program's own output.
     fn reap(&mut self, pid: i32, buffer: &mut Vec<u8>) {
         let Some(process) = Pid::from_raw(pid) else { return };
-        let exit = match waitpid(Some(process), WaitOptions::NOHANG) {
+        let exit = match children::ended(process) {
             Ok(None) => return,
-            Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => Exit::Code(code),
-                (None, Some(signal)) => Exit::Signal(signal),
-                (None, None) => return,
-            },
+            Ok(Some(exit)) => exit,
             Err(error) => {
                 log::error!("cannot ask how program {pid} ended: {error}");
                 Exit::Code(255)

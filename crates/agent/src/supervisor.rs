@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
+use crate::children;
 use crate::programs::{Programs, Waiting};
 
 /// Pause after waiting itself has failed.
@@ -23,6 +24,7 @@ pub struct Supervisor {
     wake: UnixStream,
     ended: Arc<AtomicBool>,
     hung_up: Arc<AtomicBool>,
+    inherits_orphans: bool,
 }
 
 impl Supervisor {
@@ -43,7 +45,7 @@ impl Supervisor {
             // A full pipe wakes as well.
             let _ = rustix::io::write(&waker, &[0]);
         });
-        Ok(Self { programs: programs.clone(), wake, ended, hung_up })
+        Ok(Self { programs: programs.clone(), wake, ended, hung_up, inherits_orphans: children::inherits_orphans() })
     }
 
     /// Works until SIGTERM or SIGINT.
@@ -52,6 +54,10 @@ impl Supervisor {
             self.wait();
             if self.hung_up.swap(false, Ordering::Relaxed) {
                 crate::log::reopen();
+            }
+            // The agent's own children may be among them, so they are asked for after each lot.
+            while self.inherits_orphans && children::reap() {
+                self.programs.serve();
             }
             self.programs.serve();
         }

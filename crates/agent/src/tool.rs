@@ -17,9 +17,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::options::ACTIVATION_VARIABLES;
+use crate::children;
+use crate::environment;
 use crate::programs::Exit;
 use crate::root::Root;
 
@@ -105,7 +106,8 @@ impl Tool {
         let words = own_name.into_iter().chain(self.words.iter().map(OsStr::new));
         let words = words.chain(arguments.iter().map(OsStr::new));
         let mut arguments = words.map(text).collect::<io::Result<Vec<_>>>()?;
-        let environment = if is_named_by_file { own_environment() } else { ENVIRONMENT.map(OsString::from).to_vec() };
+        let environment =
+            if is_named_by_file { environment::of_programs() } else { ENVIRONMENT.map(OsString::from).to_vec() };
         let environment = environment.iter().map(|entry| text(entry)).collect::<io::Result<Vec<_>>>()?;
         let (stdin, feed) = if input.is_empty() {
             (OwnedFd::from(File::open("/dev/null")?), None)
@@ -169,17 +171,6 @@ fn text(word: &OsStr) -> io::Result<CString> {
     CString::new(word.to_owned().into_vec()).map_err(|_| Errno::INVAL.into())
 }
 
-/// The agent's environment, but for what speaks of its own process.
-fn own_environment() -> Vec<OsString> {
-    let inherited = std::env::vars_os().filter(|(name, _)| !ACTIVATION_VARIABLES.iter().any(|known| name == known));
-    let entries = inherited.map(|(mut entry, value)| {
-        entry.push("=");
-        entry.push(value);
-        entry
-    });
-    entries.collect()
-}
-
 /// A program at work.
 struct Running<'a> {
     pid: Pid,
@@ -217,12 +208,7 @@ impl Running<'_> {
     }
 
     fn ended(&self) -> io::Result<Option<Exit>> {
-        let Some((_, status)) = waitpid(Some(self.pid), WaitOptions::NOHANG)? else { return Ok(None) };
-        Ok(match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => Some(Exit::Code(code)),
-            (None, Some(signal)) => Some(Exit::Signal(signal)),
-            (None, None) => None,
-        })
+        Ok(children::ended(self.pid)?)
     }
 
     fn send(&mut self) {

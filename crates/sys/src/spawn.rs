@@ -2,11 +2,76 @@
 //!
 //! std's `Command` is not used because a host may send an environment that it cannot express: entries without `=`,
 //! names twice. posix_spawn does not copy the process's memory map, so its time does not grow with the agent.
+//!
+//! A new process has a copy of every descriptor until it executes its file. So a script that is open for writing here
+//! may still be open there after it was closed here, and then nobody can execute it (`ETXTBSY`). Two things see to it
+//! that nobody notices: the new process closes the copies as its first act, before anything that can take long, and a
+//! start that finds its file busy waits for the other starts under way before it tries again.
 
 use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a busy file is tried again while other starts are under way. They give the file up within the time that it
+/// takes to run a few instructions; one that hangs longer does so in execve(2), and has given it up.
+const BUSY_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest pause between two tries.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+
+static UNDER_WAY: UnderWay =
+    UnderWay { starts: Mutex::new(Starts { next: 0, numbers: Vec::new() }), ended: Condvar::new() };
+
+/// The starts of this process that have not returned.
+struct UnderWay {
+    starts: Mutex<Starts>,
+    ended: Condvar,
+}
+
+struct Starts {
+    next: u64,
+    /// In ascending order; as many as there are threads that start something.
+    numbers: Vec<u64>,
+}
+
+/// One start, until dropped.
+struct Start(u64);
+
+impl UnderWay {
+    fn lock(&self) -> MutexGuard<'_, Starts> {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) -> Start {
+        let mut starts = self.lock();
+        let number = starts.next;
+        starts.next += 1;
+        starts.numbers.push(number);
+        Start(number)
+    }
+
+    /// The number that the next start will have.
+    fn next(&self) -> u64 {
+        self.lock().next
+    }
+
+    /// Waits for a moment, or until all starts before a number have returned. Whether they have.
+    fn wait_for_those_before(&self, number: u64) -> bool {
+        let still = |starts: &mut Starts| starts.numbers.first().is_some_and(|oldest| *oldest < number);
+        let waited = self.ended.wait_timeout_while(self.lock(), BUSY_PAUSE, still);
+        let (mut starts, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !still(&mut starts)
+    }
+}
+
+impl Drop for Start {
+    fn drop(&mut self) {
+        UNDER_WAY.lock().numbers.retain(|number| *number != self.0);
+        UNDER_WAY.ended.notify_all();
+    }
+}
 
 /// What to start and with what.
 #[derive(Debug)]
@@ -25,8 +90,29 @@ impl Program<'_> {
     /// Starts it in a session of its own, with every signal at its default and none blocked. Returns its process id.
     ///
     /// # Errors
-    /// What execve(2) reports, or what the system lacks for a new process.
+    /// What execve(2) reports, or what the system lacks for a new process. `ETXTBSY` only if somebody else than a start
+    /// under way has the file open for writing.
     pub fn start(&self) -> io::Result<i32> {
+        let begun = Instant::now();
+        let mut result = self.start_once();
+        let is_busy =
+            |result: &io::Result<i32>| result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY));
+        if is_busy(&result) {
+            // What begins from now on has no copy of a descriptor that was closed before this start was asked for.
+            let number = UNDER_WAY.next();
+            loop {
+                let have_returned = UNDER_WAY.wait_for_those_before(number);
+                result = self.start_once();
+                if !is_busy(&result) || have_returned || begun.elapsed() > BUSY_PATIENCE {
+                    break;
+                }
+            }
+        }
+        result
+    }
+
+    fn start_once(&self) -> io::Result<i32> {
+        let _start = UNDER_WAY.begin();
         let arguments = pointers(self.arguments);
         let environment = pointers(self.environment);
         let actions = Actions::new(&self.streams)?;
@@ -57,6 +143,9 @@ fn check(error: libc::c_int) -> io::Result<()> {
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
+/// The first descriptor behind the standard streams.
+const FIRST_OTHER: libc::c_int = 3;
+
 struct Actions(libc::posix_spawn_file_actions_t);
 
 impl Actions {
@@ -70,6 +159,9 @@ impl Actions {
             // SAFETY: the actions are initialised; the descriptors are plain numbers here.
             check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, stream.as_raw_fd(), number) })?;
         }
+        // All of them are closed by execve(2) anyway, but that comes after what can take long in it.
+        // SAFETY: the actions are initialised.
+        check(unsafe { libc::posix_spawn_file_actions_addclosefrom_np(&raw mut actions.0, FIRST_OTHER) })?;
         Ok(actions)
     }
 }
@@ -110,5 +202,60 @@ impl Drop for Attributes {
     fn drop(&mut self) {
         // SAFETY: initialised by `new`, destroyed once.
         unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+    use std::io::Write as _;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    use std::path::Path;
+
+    use rustix::process::{Pid, WaitOptions, waitpid};
+
+    use super::*;
+
+    fn start(file: &Path) -> io::Result<()> {
+        let file = CString::new(file.to_str().unwrap()).unwrap();
+        let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+        let streams = [null.as_fd(), null.as_fd(), null.as_fd()];
+        let pid = Program { file: &file, arguments: std::slice::from_ref(&file), environment: &[], streams }.start()?;
+        let (_, status) = waitpid(Pid::from_raw(pid), WaitOptions::empty()).unwrap().unwrap();
+        assert_eq!(status.exit_status(), Some(0));
+        Ok(())
+    }
+
+    fn create(file: &Path) -> File {
+        let mut script = OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(file).unwrap();
+        script.write_all(b"#!/bin/sh\n").unwrap();
+        script
+    }
+
+    #[test]
+    fn a_file_that_was_written_and_closed_is_never_busy_while_others_start_programs() {
+        let directory = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let file = directory.path().join(number.to_string());
+                scope.spawn(move || {
+                    for _ in 0..100 {
+                        drop(create(&file));
+                        start(&file).unwrap();
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_file_that_stays_open_for_writing_is_busy() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("script");
+        let open = create(&file);
+        assert_eq!(start(&file).unwrap_err().raw_os_error(), Some(libc::ETXTBSY));
+        drop(open);
+        start(&file).unwrap();
     }
 }

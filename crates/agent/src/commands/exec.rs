@@ -17,9 +17,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::c_text::c_text as text;
 use crate::dispatch::Call;
+use crate::environment;
 use crate::error::{Error, cause_text};
 use crate::log::audit;
-use crate::options::ACTIVATION_VARIABLES;
 use crate::programs::{self, Exit, Input, Output, Started};
 use crate::registry::{Entry, Outcome, Run, family};
 
@@ -88,10 +88,7 @@ fn set_nonblocking(pipe: &OwnedFd) -> io::Result<()> {
 fn start(exec: &Exec<'_>, streams: &[OwnedFd; 3]) -> io::Result<i32> {
     let environment: Vec<OsString> = match &exec.env {
         Some(entries) => entries.iter().map(OsString::from).collect(),
-        None => std::env::vars_os()
-            .filter(|(name, _)| !ACTIVATION_VARIABLES.iter().any(|known| name == known))
-            .map(|(name, value)| joined(name, &value))
-            .collect(),
+        None => environment::of_programs(),
     };
     let search = environment.iter().find_map(|entry| entry.as_encoded_bytes().strip_prefix(b"PATH="));
     let search = search.map_or(DEFAULT_PATH.to_owned(), |path| String::from_utf8_lossy(path).into_owned());
@@ -142,13 +139,6 @@ fn candidates(path: &str, search: &str) -> Vec<String> {
     };
     // Trying a file that is not there would cost a process.
     search.split(':').map(in_directory).filter(|candidate| Path::new(candidate).exists()).collect()
-}
-
-fn joined(name: OsString, value: &OsString) -> OsString {
-    let mut entry = name;
-    entry.push("=");
-    entry.push(value);
-    entry
 }
 
 impl Run for Status {

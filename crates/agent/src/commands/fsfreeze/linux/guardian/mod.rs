@@ -19,11 +19,12 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, kill_process};
 
 pub use self::messages::Deadline;
 use self::messages::{Message, receive, send};
 use super::opening::Opened;
+use crate::children;
 
 /// How long the guardian may take to take a message, to say that it is ready, or to hand over.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
@@ -185,7 +186,7 @@ impl Guardian {
         let Some(pid) = self.pid else { return };
         let started = std::time::Instant::now();
         while started.elapsed() < END_PATIENCE {
-            if !matches!(waitpid(Some(pid), WaitOptions::NOHANG), Ok(None)) {
+            if !matches!(children::ended(pid), Ok(None)) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));

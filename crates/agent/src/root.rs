@@ -7,11 +7,13 @@
 //! What cannot be recorded as files (netlink, ioctls, statvfs) does not come through here.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 /// Most bytes of one file of the system.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+/// How much of a file is read at once when it is read line by line.
+const LINES_BUFFER_BYTES: usize = 64 << 10;
 /// What nearly no file of the kernel has more of.
 const USUAL_FILE_BYTES: usize = 4096;
 /// Most symbolic links followed on the way to a file, as in the kernel.
@@ -57,6 +59,27 @@ impl Root {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 4 MiB"));
         }
         Ok(bytes)
+    }
+
+    /// Hands over a file's lines, one after the other, so that a long file costs no memory. One of more than `bytes_max`
+    /// bytes is an error, after the lines of those bytes.
+    pub fn each_line(&self, path: impl AsRef<Path>, bytes_max: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let file = fs::File::open(self.resolved(path.as_ref())?)?;
+        let mut reader = BufReader::with_capacity(LINES_BUFFER_BYTES, file.take(bytes_max + 1));
+        let (mut line, mut bytes) = (Vec::new(), 0);
+        loop {
+            line.clear();
+            let count = reader.read_until(b'\n', &mut line)? as u64;
+            bytes += count;
+            if bytes > bytes_max {
+                let text = format!("the file is larger than {} MiB", bytes_max >> 20);
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+            }
+            if count == 0 {
+                return Ok(());
+            }
+            each(line.strip_suffix(b"\n").unwrap_or(&line));
+        }
     }
 
     /// A file's text without the line end at its end; bytes that are no UTF-8 become U+FFFD.
@@ -184,5 +207,18 @@ mod tests {
     #[test]
     fn a_file_without_an_end_is_an_error() {
         assert!(Root::host().read("/dev/zero").is_err());
+        assert!(Root::host().each_line("/dev/zero", 1 << 20, |_| panic!("there is no line")).is_err());
+    }
+
+    #[test]
+    fn lines_are_handed_over_with_and_without_an_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        fs::write(root.path("/lines"), "one\n\ntwo").unwrap();
+        let mut lines = Vec::new();
+        root.each_line("/lines", 8, |line| lines.push(line.to_vec())).unwrap();
+        assert_eq!(lines, [&b"one"[..], b"", b"two"]);
+        let error = root.each_line("/lines", 7, |_| {}).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::FileTooLarge);
     }
 }

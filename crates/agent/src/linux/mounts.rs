@@ -1,11 +1,13 @@
 //! The mounts of the agent's own mount namespace, in the kernel's order, and which of them have a block device.
 //!
-//! The kernel's own list is `mountinfo`. Where it cannot be read there is the older `mounts`, which tells less: devices
-//! are found by their nodes, and what is mounted on what by the mount points.
+//! The kernel's own list is `mountinfo`. Where there is none there is the older `mounts`, which tells less: devices
+//! are found by their nodes, and what is mounted on what by the mount points. A list that is there and cannot be read
+//! whole is an error: a reply without a file system would look like a machine without it.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,9 @@ use crate::root::Root;
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// Where it lists them in the notation of fstab(5).
 const MOUNTS: &str = "/proc/self/mounts";
+/// Most bytes of either. The kernel allows 100,000 mounts in a namespace unless it is told otherwise, with some 100 to
+/// 500 bytes each: a container host with many leaked mounts has some ten MiB.
+const LIST_BYTES_MAX: u64 = 256 << 20;
 
 /// The number of a block device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,11 +84,16 @@ pub fn with_devices(root: &Root) -> Result<Vec<Mount>, Error> {
 /// The mounts whose device and kind are wanted. Most of a machine's mounts are not, so what else a line tells is not
 /// looked at before.
 fn those(root: &Root, is_wanted: fn(DeviceNumber, &[u8]) -> bool) -> Result<Vec<Mount>, Error> {
-    if let Ok(text) = root.read(MOUNTINFO) {
-        return Ok(lines(&text).filter_map(|line| Mount::parse(line, is_wanted)).collect());
+    let mut found = Vec::new();
+    match root.each_line(MOUNTINFO, LIST_BYTES_MAX, |line| found.extend(Mount::parse(line, is_wanted))) {
+        Ok(()) => return Ok(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io(format!("failed to read the list of mounts '{MOUNTINFO}'"), &error)),
     }
-    let text = root.read(MOUNTS).map_err(|error| Error::io(format!("failed to open mtab file: '{MOUNTS}'"), &error))?;
-    Ok(from_mounts(root, &text))
+    let mut older = Older { root, found, numbers: HashMap::new(), lines: 0 };
+    root.each_line(MOUNTS, LIST_BYTES_MAX, |line| older.take(line))
+        .map_err(|error| Error::io(format!("failed to open mtab file: '{MOUNTS}'"), &error))?;
+    Ok(older.found)
 }
 
 /// Whether [`with_device`] might find one.
@@ -114,10 +124,6 @@ pub(crate) fn device_of_node(root: &Root, node: &Path) -> Option<DeviceNumber> {
     Uevent::read(root, &Path::new("/sys/class/block").join(name)).number
 }
 
-fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|byte| *byte == b'\n')
-}
-
 impl Mount {
     /// Reads a line: `36 35 98:0 /in/it /mnt rw,noatime master:1 - ext4 /dev/root rw`.
     fn parse(line: &[u8], is_wanted: fn(DeviceNumber, &[u8]) -> bool) -> Option<Self> {
@@ -140,21 +146,27 @@ impl Mount {
 }
 
 /// Reads lines of fstab(5): `/dev/vda1 /mnt ext4 rw,noatime 0 0`. Mounts are numbered by their lines.
-fn from_mounts(root: &Root, text: &[u8]) -> Vec<Mount> {
-    let mut found = Vec::new();
-    let mut numbers = HashMap::new();
-    for (id, line) in (1..).zip(lines(text)) {
+struct Older<'a> {
+    root: &'a Root,
+    found: Vec<Mount>,
+    numbers: HashMap<PathBuf, u32>,
+    lines: u32,
+}
+
+impl Older<'_> {
+    fn take(&mut self, line: &[u8]) {
+        self.lines += 1;
         let mut words = line.split(|byte| *byte == b' ');
         let [Some(source), Some(mountpoint), Some(kind_word), Some(options)] = std::array::from_fn(|_| words.next())
         else {
-            continue;
+            return;
         };
         let (source, mountpoint, kind) = (unescape(source), unescape(mountpoint), kind(kind_word));
         let is_remote = !source.has_root() || ["smbfs", "cifs"].contains(&kind.as_str());
-        let device = if is_remote { None } else { device_of_node(root, &source) };
-        found.push(Mount {
-            id,
-            parent_id: mountpoint.ancestors().find_map(|above| numbers.get(above).copied()).unwrap_or(0),
+        let device = if is_remote { None } else { device_of_node(self.root, &source) };
+        self.found.push(Mount {
+            id: self.lines,
+            parent_id: mountpoint.ancestors().find_map(|above| self.numbers.get(above).copied()).unwrap_or(0),
             device: device.unwrap_or(DeviceNumber { major: 0, minor: 0 }),
             root: "/".into(),
             mountpoint: mountpoint.clone(),
@@ -162,9 +174,8 @@ fn from_mounts(root: &Root, text: &[u8]) -> Vec<Mount> {
             kind,
             source,
         });
-        numbers.insert(mountpoint, id);
+        self.numbers.insert(mountpoint, self.lines);
     }
-    found
 }
 
 fn kind(word: &[u8]) -> String {
@@ -204,6 +215,7 @@ pub(crate) fn unescape(word: &[u8]) -> PathBuf {
 mod tests {
     use super::{DeviceNumber, MOUNTINFO, MOUNTS, Mount, all, unescape, with_devices};
     use crate::root::Root;
+    use std::fmt::Write;
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
 
@@ -265,6 +277,34 @@ mod tests {
         fs::remove_file(root.path(MOUNTINFO)).unwrap();
         fs::remove_file(root.path(MOUNTS)).unwrap();
         assert!(all(&root).unwrap_err().desc.starts_with("failed to open mtab file: '/proc/self/mounts': "));
+    }
+
+    #[test]
+    fn a_list_of_many_thousand_mounts_is_read_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        fs::create_dir_all(root.path("/proc/self")).unwrap();
+        let long = "x".repeat(400);
+        let mut text = String::new();
+        for id in 0..20_000 {
+            writeln!(text, "{id} 1 0:40 / /leaked/{id}/{long} rw - tmpfs tmpfs rw").unwrap();
+        }
+        assert!(text.len() > 8 << 20);
+        text.push_str("20000 1 254:1 / /data rw - ext4 /dev/vdb rw\n");
+        fs::write(root.path(MOUNTINFO), text).unwrap();
+        fs::write(root.path(MOUNTS), "/dev/vda / ext4 rw 0 0\n").unwrap();
+        assert_eq!(with_devices(&root).unwrap()[0].mountpoint.to_str(), Some("/data"));
+        assert_eq!(all(&root).unwrap().len(), 20_001);
+    }
+
+    #[test]
+    fn a_list_that_is_there_and_cannot_be_read_is_an_error_and_not_replaced_by_the_older_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        fs::create_dir_all(root.path(MOUNTINFO)).unwrap();
+        fs::write(root.path(MOUNTS), "/dev/vda / ext4 rw 0 0\n").unwrap();
+        let text = all(&root).unwrap_err().desc;
+        assert_eq!(text, "failed to read the list of mounts '/proc/self/mountinfo': Is a directory");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::freezer::{Freezer, Hold};
 use super::linux::choice::{self, Choice};
 use super::linux::guardian::{Deadline, Guardian};
 use super::linux::holding::{self, Freeze};
-use super::linux::opening::{self, ROUNDS_MAX};
+use super::linux::opening::{self, Found, ROUNDS_MAX};
 use super::linux::{marker, meeting, thawed_early};
 use crate::error::{Error, cause_text};
 use crate::linux::mounts;
@@ -22,6 +22,8 @@ const CHOICE_PATIENCE: Duration = Duration::from_secs(30);
 const WORK_PATIENCE: Duration = Duration::from_secs(75);
 /// Descriptors that the agent needs for everything else.
 const OTHER_DESCRIPTORS: u64 = 512;
+/// Descriptors that a file system takes: its own, and those of the sockets that it waits in.
+const DESCRIPTORS_EACH: u64 = 3;
 
 /// A freeze at work.
 pub struct Attempt<'a> {
@@ -57,9 +59,12 @@ impl<'a> Attempt<'a> {
         for (path, reason) in left_out {
             audit(format_args!("freeze: {}: left out: {reason}", path.display()));
         }
-        make_room(steps.len() as u64);
+        make_room(steps.len() as u64 * DESCRIPTORS_EACH);
         // Nothing stands still during the longest part: writing out what is dirty.
-        let (opened, hidden) = opening::open(steps, &watch)?;
+        let Found { opened, hidden, gone } = opening::open(steps, &watch)?;
+        for path in gone {
+            audit(format_args!("freeze: {}: left out: it was unmounted meanwhile", path.display()));
+        }
         for path in hidden {
             log::warn!("freeze: {}: left out: something else is mounted over it", path.display());
         }

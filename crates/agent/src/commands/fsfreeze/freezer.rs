@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,10 @@ use crate::root::Root;
 const THAW_GRACE: Duration = Duration::from_secs(2);
 /// How long a thaw waits for a freeze to be called off, or for another thaw.
 const TURN_PATIENCE: Duration = Duration::from_secs(300);
-/// How often what could not be thawed is tried again.
-const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// Why no other freeze begins: of what could not be thawed, and of what the kernel has not done with.
+const STILL_FROZEN: &str = "is still frozen from before: the kernel does not thaw it, and is asked again every 5 s";
+const NOT_FROZEN_YET: &str =
+    "is still held by a freeze that was given up: its disk does not answer, and it is thawed as soon as it does";
 
 /// How freezing is done here.
 #[derive(Debug)]
@@ -60,8 +62,8 @@ pub struct Freezer {
     is_frozen: AtomicBool,
     /// The agent is about to end.
     is_ending: AtomicBool,
-    /// What could not be thawed, and is tried again.
-    stubborn: Arc<Mutex<Vec<PathBuf>>>,
+    /// What could not be thawed and is tried again, or may become frozen yet; and which of both.
+    stubborn: Arc<Mutex<Vec<(PathBuf, &'static str)>>>,
 }
 
 struct State {
@@ -206,6 +208,11 @@ impl Freezer {
         }
         let hold = attempt.finish();
         let count = hold.frozen.len();
+        for opened in &hold.opened {
+            if let Err(error) = opened.held.put_away() {
+                log::warn!("whoever ends all that use {} ends this process: {error}", opened.name.display());
+            }
+        }
         if let Some(guardian) = &hold.guardian {
             guardian.confirm(&hold.opened, &hold.frozen, hold.deadline);
         }
@@ -452,23 +459,35 @@ impl Freezer {
             guardian.keep_only(&opened, &left);
         }
         let stubborn = Arc::clone(&self.stubborn);
-        *lock(&stubborn) = failed.iter().map(|opened| opened.name.clone()).collect();
+        let name = |opened: &Opened| opened.name.clone();
+        let not_frozen_yet = late.iter().map(|(late, _)| (name(late), NOT_FROZEN_YET));
+        *lock(&stubborn) = failed.iter().map(|opened| (name(opened), STILL_FROZEN)).chain(not_frozen_yet).collect();
         // The state file stays as long as something of it is frozen.
         let marker = (has_marker && !failed.is_empty()).then(|| self.settings.marker.clone());
+        let (is_at_work, has_ended) = mpsc::channel::<()>();
+        for opened in failed {
+            // One that hangs keeps no other one waiting, and one thread waits for it, not one for each try.
+            let (is_at_work, stubborn) = (is_at_work.clone(), Arc::clone(&stubborn));
+            let started = opening::start_thread(move || {
+                holding::thaw_at_last(&opened);
+                lock(&stubborn).retain(|(name, _)| *name != opened.name);
+                drop(is_at_work);
+            });
+            if let Err(error) = started {
+                log::warn!("the guardian alone thaws what is left: {}", error.desc);
+            }
+        }
+        drop(is_at_work);
         // The thread that froze it too late thaws it; if this process is killed before, the guardian does.
         let started = opening::start_thread(move || {
-            let mut failed = failed;
-            while !failed.is_empty() {
-                std::thread::sleep(RETRY_PAUSE);
-                failed = holding::thaw(failed, false).failed.into_iter().map(|(opened, _)| opened).collect();
-                *lock(&stubborn) = failed.iter().map(|opened| opened.name.clone()).collect();
-            }
+            let _ = has_ended.recv();
             if let Some(marker) = marker {
                 let _ = std::fs::remove_file(meeting(&marker));
                 let _ = std::fs::remove_file(marker);
             }
-            if let Some((_, has_ended)) = late {
+            if let Some((opened, has_ended)) = late {
                 let _ = has_ended.recv();
+                lock(&stubborn).retain(|(name, _)| *name != opened.name);
             }
             if let Some(guardian) = guardian {
                 guardian.release();
@@ -508,15 +527,11 @@ impl Freezer {
         }
     }
 
-    /// An error as long as something is frozen that should not be.
+    /// An error as long as something is frozen that should not be, or may become so.
     fn refuse_stubborn(&self) -> Result<(), Error> {
         let stubborn = lock(&self.stubborn);
-        let Some(first) = stubborn.first() else { return Ok(()) };
-        Err(Error::new(format!(
-            "{} is still frozen from before: the kernel does not thaw it, and is asked again every {} s",
-            first.display(),
-            RETRY_PAUSE.as_secs()
-        )))
+        let Some((name, why)) = stubborn.first() else { return Ok(()) };
+        Err(Error::new(format!("{} {why}", name.display())))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

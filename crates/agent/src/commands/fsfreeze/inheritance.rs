@@ -76,7 +76,7 @@ fn open_each(steps: Vec<choice::Step>) -> Vec<Opened> {
     let started = Instant::now();
     let watch = || if started.elapsed() < OPEN_PATIENCE { Ok(()) } else { Err(Error::new("it does not open")) };
     let open = |step: choice::Step| match opening::open(vec![step.clone()], &watch) {
-        Ok((opened, _)) if !opened.is_empty() => opened,
+        Ok(found) if !found.opened.is_empty() => found.opened,
         Ok(_) => {
             log::warn!("thaw: {}: something else is mounted over it", step.name().display());
             Vec::new()

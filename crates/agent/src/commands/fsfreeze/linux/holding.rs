@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use qga_sys::filesystem;
 use rustix::io::Errno;
 
-use super::opening::{Opened, Watch, start_thread};
+use super::opening::{Opened, Watch, start_helper, start_thread};
 use crate::error::{Error, cause_text};
 use crate::log::audit;
 
@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_millis(20);
 const FREEZE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long one may take to thaw before the others go on without it.
 const THAW_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often what could not be thawed is tried again.
+pub const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the thread has done, for the one who waits.
 #[derive(Default)]
@@ -48,13 +51,7 @@ pub struct Freeze {
 
 /// Freezes in the given order.
 pub fn freeze(opened: &[Opened], watch: Watch<'_>) -> Freeze {
-    freeze_by(
-        opened,
-        watch,
-        FREEZE_PATIENCE,
-        |opened| filesystem::freeze(&*opened.file),
-        |opened| filesystem::thaw(&*opened.file),
-    )
+    freeze_by(opened, watch, FREEZE_PATIENCE, |opened| filesystem::freeze(&*opened.held.file()?), thaw_once)
 }
 
 fn freeze_by(
@@ -68,7 +65,7 @@ fn freeze_by(
     let (theirs, all) = (Arc::clone(&shared), opened.to_vec());
     let started = Instant::now();
     let (is_at_work, has_ended) = mpsc::channel();
-    let thread = start_thread(move || {
+    let thread = start_helper(move || {
         let _is_at_work = is_at_work;
         for opened in &all {
             let begun = Instant::now();
@@ -168,10 +165,26 @@ pub struct Thawed {
 /// Thaws, the last frozen first. With `repeatedly` each as often as it takes, for freezes that others have left.
 pub fn thaw(frozen: Vec<Opened>, repeatedly: bool) -> Thawed {
     thaw_by(frozen, THAW_PATIENCE, move |opened| {
-        filesystem::thaw(&*opened.file)?;
-        while repeatedly && filesystem::thaw(&*opened.file).is_ok() {}
+        thaw_once(opened)?;
+        while repeatedly && thaw_once(opened).is_ok() {}
         Ok(())
     })
+}
+
+fn thaw_once(opened: &Opened) -> io::Result<()> {
+    filesystem::thaw(&*opened.held.file()?)
+}
+
+/// Thaws one that could not be thawed, however long that takes.
+pub fn thaw_at_last(opened: &Opened) {
+    loop {
+        match thaw_once(opened) {
+            Ok(()) => break,
+            // It is not frozen: another try came to an end.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => break,
+            Err(_) => std::thread::sleep(RETRY_PAUSE),
+        }
+    }
 }
 
 fn thaw_by(
@@ -194,7 +207,7 @@ fn thaw_by(
             // Without a thread it is done here: a thaw that might hang is better than none.
             log::warn!("thaw: {}", error.desc);
             while let Some(opened) = frozen.pop() {
-                let result = filesystem::thaw(&*opened.file);
+                let result = thaw_once(&opened);
                 thawed.note(opened, result);
             }
             break;

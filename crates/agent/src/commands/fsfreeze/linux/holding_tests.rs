@@ -1,3 +1,4 @@
+use super::super::held::Held;
 use super::{Freeze, Opened, freeze_by, thaw_by};
 use crate::error::Error;
 use crate::linux::mounts::DeviceNumber;
@@ -13,9 +14,9 @@ use std::time::Duration;
 const EVER: Duration = Duration::from_secs(600);
 
 fn opened(names: &[&str]) -> Vec<Opened> {
-    let file = Arc::new(File::open("/dev/null").unwrap());
+    let held = Arc::new(Held::new(File::open("/dev/null").unwrap()));
     let device = DeviceNumber { major: 8, minor: 1 };
-    names.iter().map(|name| Opened { device, name: (*name).into(), file: Arc::clone(&file) }).collect()
+    names.iter().map(|name| Opened { device, name: (*name).into(), held: Arc::clone(&held) }).collect()
 }
 
 fn names(opened: &[Opened]) -> Vec<&Path> {

@@ -2,6 +2,7 @@
 
 pub mod choice;
 pub mod guardian;
+pub mod held;
 pub mod holding;
 pub mod marker;
 pub mod opening;

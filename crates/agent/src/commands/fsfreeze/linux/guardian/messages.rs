@@ -15,6 +15,7 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
+use super::super::held::Held;
 use super::Opened;
 use crate::linux::mounts::DeviceNumber;
 
@@ -64,6 +65,7 @@ impl Deadline {
 /// Sends a message.
 pub fn send(socket: &OwnedFd, message: &Message) -> io::Result<()> {
     let mut bytes = Vec::new();
+    let file;
     let mut descriptor = None;
     let seconds = |at: Option<Duration>| at.map_or_else(String::new, |at| at.as_secs().to_string());
     match message {
@@ -74,7 +76,8 @@ pub fn send(socket: &OwnedFd, message: &Message) -> io::Result<()> {
         Message::Mount(opened) => {
             bytes.extend_from_slice(format!("m{} ", opened.device).as_bytes());
             bytes.extend_from_slice(opened.name.as_os_str().as_bytes());
-            descriptor = Some(opened.file.as_fd());
+            file = opened.held.file()?;
+            descriptor = Some(file.as_fd());
         }
         Message::Forget(device) => bytes.extend_from_slice(format!("f{device}").as_bytes()),
         Message::Armed(marker) => {
@@ -122,7 +125,8 @@ fn understood(kind: u8, rest: &[u8], descriptor: Option<OwnedFd>) -> Option<Mess
         (b'm', Some(file)) => {
             let at = rest.iter().position(|byte| *byte == b' ')?;
             let device = DeviceNumber::parse(&text(&rest[..at]))?;
-            Message::Mount(Opened { device, name: path(&rest[at + 1..]), file: Arc::new(File::from(file)) })
+            let held = Arc::new(Held::new(File::from(file)));
+            Message::Mount(Opened { device, name: path(&rest[at + 1..]), held })
         }
         (b'f', None) => Message::Forget(DeviceNumber::parse(&text(rest))?),
         (b'a', None) => Message::Armed(path(rest)),
@@ -139,6 +143,7 @@ fn understood(kind: u8, rest: &[u8], descriptor: Option<OwnedFd>) -> Option<Mess
 #[cfg(test)]
 mod tests {
     use super::{Deadline, Message, receive, send};
+    use crate::commands::fsfreeze::linux::held::Held;
     use crate::commands::fsfreeze::linux::opening::Opened;
     use crate::linux::mounts::DeviceNumber;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -152,10 +157,11 @@ mod tests {
     fn messages_arrive_as_they_were_sent_with_their_descriptors() {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let file = Arc::new(File::open(directory.path()).unwrap());
+        let file = File::open(directory.path()).unwrap();
         let inode = file.metadata().unwrap().ino();
+        let held = Arc::new(Held::new(file));
         let device = DeviceNumber { major: 254, minor: 17 };
-        send(&one, &Message::Mount(Opened { device, name: "/a b\nc".into(), file })).unwrap();
+        send(&one, &Message::Mount(Opened { device, name: "/a b\nc".into(), held })).unwrap();
         send(&one, &Message::Forget(device)).unwrap();
         send(&one, &Message::Armed("/run/with blank".into())).unwrap();
         let deadlines = [
@@ -169,7 +175,7 @@ mod tests {
         send(&one, &Message::Released).unwrap();
         let Some(Message::Mount(mount)) = receive(&other).unwrap() else { panic!("no mount") };
         assert_eq!((mount.device, mount.name.as_path()), (device, Path::new("/a b\nc")));
-        assert_eq!(mount.file.metadata().unwrap().ino(), inode);
+        assert_eq!(mount.held.file().unwrap().metadata().unwrap().ino(), inode);
         assert!(matches!(receive(&other).unwrap(), Some(Message::Forget(forgotten)) if forgotten == device));
         let Some(Message::Armed(marker)) = receive(&other).unwrap() else { panic!("not armed") };
         assert_eq!(marker, Path::new("/run/with blank"));

@@ -109,7 +109,11 @@ impl Guard {
     fn take(&mut self, message: Message) -> bool {
         match message {
             Message::Listener(listener) => self.listener = Some(listener),
-            Message::Mount(opened) => self.held.push(opened),
+            Message::Mount(opened) => {
+                // Where that cannot be had it is held as it is.
+                let _ = opened.held.put_away();
+                self.held.push(opened);
+            }
             Message::Forget(device) => self.held.retain(|opened| opened.device != device),
             Message::Armed(marker) => self.marker = Some(marker),
             Message::Deadline(deadline) => self.deadline = deadline,

@@ -11,7 +11,11 @@ use crate::error::cause_text;
 use crate::key_file::{self, KeyFile};
 use crate::options::Environment;
 use crate::policy::{self, Policy};
+use crate::root::Root;
+use crate::trusted_path::{self, Walk};
+use rustix::fs::{FileType, Mode, OFlags};
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -285,6 +289,8 @@ pub struct Settings {
     block_lists: Vec<Given>,
     allow_lists: Vec<Given>,
     warnings: Vec<String>,
+    /// Why the file may not be root's word: somebody else could change it.
+    distrust: Option<String>,
 }
 
 impl Settings {
@@ -292,22 +298,35 @@ impl Settings {
     pub fn of_file(path: &Path, must_exist: bool) -> Result<Self, Failure> {
         let shown = path.display().to_string();
         let act = format!("cannot read the configuration file '{shown}'");
-        let read = || -> io::Result<Vec<u8>> {
+        let read = || -> io::Result<(Walk, Vec<u8>)> {
+            let walk = trusted_path::walk(&Root::host(), path)?;
             // Looked at before it is opened: opening a FIFO would wait for a writer.
-            if !std::fs::metadata(path)?.is_file() {
+            if walk.kind().is_some_and(|kind| kind != FileType::RegularFile) {
                 return Err(io::Error::other("not a regular file"));
             }
+            let file = File::from(walk.open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?);
             let mut bytes = Vec::new();
-            std::fs::File::open(path)?.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes)?;
-            Ok(bytes)
+            file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes)?;
+            Ok((walk, bytes))
         };
         match read() {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => Ok(Self::default()),
             Err(error) => Err(Failure::of(act, &error)),
-            Ok(bytes) if bytes.len() as u64 > MAX_CONFIG_BYTES => {
+            Ok((_, bytes)) if bytes.len() as u64 > MAX_CONFIG_BYTES => {
                 Err(Failure::new(format!("{act}: it is larger than {MAX_CONFIG_BYTES} bytes")))
             }
-            Ok(bytes) => Self::of_bytes(&shown, &bytes),
+            Ok((walk, bytes)) => {
+                let mut settings = Self::of_bytes(&shown, &bytes)?;
+                let mut warnings = Vec::new();
+                let refusal = trusted_path::first_refusal(&walk, true, |doubt| warnings.push(doubt.to_string()));
+                let obeys = "the agent, which is root, does what is in it";
+                settings.distrust =
+                    refusal.map(|doubt| format!("cannot obey the configuration file '{shown}': {doubt}; {obeys}"));
+                settings
+                    .warnings
+                    .extend(warnings.iter().map(|text| format!("the configuration file '{shown}': {text}")));
+                Ok(settings)
+            }
         }
     }
 
@@ -494,6 +513,9 @@ impl Settings {
 
     /// What follows for this run.
     pub fn resolved(self, environment: &Environment, activated: Option<Method>) -> Result<Configuration, Failure> {
+        if let Some(text) = &self.distrust {
+            return Err(Failure::new(text.clone()));
+        }
         let path = self.path_text(activated)?;
         let name = self.method_name();
         let method = match activated {

@@ -38,7 +38,9 @@ mod state;
 mod stuck;
 mod supervisor;
 mod tool;
+mod trusted_path;
 mod watch;
+mod whole_file;
 
 use std::convert::Infallible;
 use std::io::Write;

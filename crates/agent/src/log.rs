@@ -10,6 +10,7 @@
 //! cannot write lines of its own into a guest's log.
 
 use crate::config::Failure;
+use crate::trusted_path;
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -381,8 +382,8 @@ fn since_epoch() -> Duration {
 fn open_file(path: &Path) -> Result<OwnedFd, Failure> {
     // Not waiting for the reader of a FIFO; the log may quote paths and commands, so it is the owner's alone.
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|error| Failure::of(format!("cannot open the log file '{}'", path.display()), &error.into()))
+    trusted_path::open_to_write(path, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|error| Failure::of(format!("cannot open the log file '{}'", path.display()), &error))
 }
 
 /// Stderr once more: it may be a terminal or a pipe that nobody reads, and is not ours to make non-blocking, since others

@@ -5,6 +5,7 @@
 
 use crate::config::Failure;
 use crate::error::cause_text;
+use crate::trusted_path;
 use rustix::fs::{FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType};
@@ -27,8 +28,8 @@ impl PidFile {
         loop {
             // Not truncated yet: until the lock is ours it may be another agent's.
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(|error| Failure::of(act("create"), &error.into()))?;
+            let file = trusted_path::open_to_write(path, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(|error| Failure::of(act("create"), &error))?;
             let file = File::from(file);
             let metadata = file.metadata().map_err(|error| Failure::of(act("look at"), &error))?;
             if !metadata.is_file() {

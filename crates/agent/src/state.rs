@@ -10,8 +10,10 @@
 use crate::config::Failure;
 use crate::error::cause_text;
 use crate::key_file::KeyFile;
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use crate::whole_file;
+use rustix::fs::OFlags;
+use std::fs::DirBuilder;
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -74,8 +76,10 @@ impl State {
         let handle = self.next_handle;
         let next = handle.checked_add(1).ok_or_else(|| io::Error::other("no handle numbers are left"))?;
         self.store(next).map_err(|error| {
-            let reason = cause_text(&error);
-            io::Error::new(error.kind(), format!("failed to commit persistent state to disk: {reason}"))
+            let (reason, file) = (cause_text(&error), self.counter_file());
+            let text =
+                format!("failed to commit persistent state to disk: cannot write '{}': {reason}", file.display());
+            io::Error::new(error.kind(), text)
         })?;
         self.next_handle = next;
         Ok(handle)
@@ -89,11 +93,18 @@ impl State {
     fn stored_handle(&self) -> Result<Option<i64>, String> {
         let path = self.counter_file();
         let read = || -> io::Result<Vec<u8>> {
-            let metadata = std::fs::metadata(&path)?;
-            if !metadata.is_file() || metadata.len() > MAX_STATE_BYTES {
-                return Err(io::Error::other("not a regular file of a sensible size"));
+            // A state directory may be one like /tmp, where anybody can lay a FIFO or a link.
+            let without_waiting = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
+            let file = std::fs::File::options().read(true).custom_flags(without_waiting).open(&path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("not a regular file"));
             }
-            std::fs::read(&path)
+            let mut bytes = Vec::new();
+            file.take(MAX_STATE_BYTES + 1).read_to_end(&mut bytes)?;
+            if bytes.len() as u64 > MAX_STATE_BYTES {
+                return Err(io::Error::other("the file is larger than 64 KiB"));
+            }
+            Ok(bytes)
         };
         let bytes = match read() {
             Ok(bytes) => bytes,
@@ -110,19 +121,7 @@ impl State {
     }
 
     fn store(&self, handle: i64) -> io::Result<()> {
-        // Named by the process, so that two agents given the same directory spoil at most each other's count.
-        let temporary = self.directory.join(format!("qga.state.{}", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
-        let stored = options
-            .open(&temporary)
-            .and_then(|mut file| file.write_all(format!("[global]\nfd_counter={handle}\n").as_bytes()))
-            .and_then(|()| std::fs::rename(&temporary, self.counter_file()));
-        if stored.is_err() {
-            let _ = std::fs::remove_file(&temporary);
-        }
-        stored
+        whole_file::write(&self.counter_file(), format!("[global]\nfd_counter={handle}\n").as_bytes())
     }
 }
 
@@ -172,6 +171,21 @@ mod tests {
     }
 
     #[test]
+    fn what_others_have_laid_in_the_directory_neither_stops_the_start_nor_is_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let other = directory.path().join("other");
+        std::fs::write(&other, "[global]\nfd_counter=2000\n").unwrap();
+        std::os::unix::fs::symlink(&other, directory.path().join("qga.state")).unwrap();
+        assert_eq!(State::open(directory.path()).unwrap().next_handle().unwrap(), 1000);
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "[global]\nfd_counter=2000\n");
+        std::fs::remove_file(directory.path().join("qga.state")).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, directory.path().join("qga.state"), fifo, rustix::fs::Mode::RUSR, 0)
+            .unwrap();
+        assert_eq!(State::open(directory.path()).unwrap().next_handle().unwrap(), 1000);
+    }
+
+    #[test]
     fn a_missing_directory_is_created() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("a/b");
@@ -198,7 +212,9 @@ mod tests {
         let mut state = State::open(&below).unwrap();
         std::fs::remove_dir_all(&below).unwrap();
         let text = state.next_handle().unwrap_err().to_string();
-        assert_eq!(text, "failed to commit persistent state to disk: No such file or directory");
+        let file = below.join("qga.state");
+        let expected = "failed to commit persistent state to disk: cannot write";
+        assert_eq!(text, format!("{expected} '{}': No such file or directory", file.display()));
         std::fs::create_dir(&below).unwrap();
         assert_eq!(state.next_handle().unwrap(), 1000);
     }

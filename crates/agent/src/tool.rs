@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -23,6 +23,7 @@ use crate::children;
 use crate::environment;
 use crate::programs::Exit;
 use crate::root::Root;
+use crate::trusted_path::{self, Walk};
 
 /// Where programs are, whatever the agent's own environment says.
 const DIRECTORIES: [&str; 7] = [
@@ -140,9 +141,20 @@ impl Tool {
     }
 }
 
-/// A program's file, if it is where programs are.
+/// A program's file, if it is where programs are and nobody but root could have put it there.
 fn in_directories(root: &Root, name: &str) -> Option<PathBuf> {
-    DIRECTORIES.iter().map(|directory| root.path(Path::new(directory).join(name))).find(|path| path.is_file())
+    let is_roots = |path: &PathBuf| {
+        let walk = trusted_path::walk(root, path).ok().filter(Walk::is_there)?;
+        match walk.doubts().first() {
+            None => Some(walk.kind() == Some(FileType::RegularFile)),
+            Some(doubt) => {
+                log::warn!("'{}' is not run: {doubt}", path.display());
+                None
+            }
+        }
+    };
+    let files = DIRECTORIES.iter().map(|directory| Path::new(directory).join(name));
+    files.filter(|path| is_roots(path) == Some(true)).map(|path| root.path(path)).next()
 }
 
 /// As it is typed, without its directory.

@@ -169,22 +169,31 @@ fn called_off(guest: &mut Guest) -> Result<()> {
 fn refusals(guest: &mut Guest) -> Result<()> {
     with_hooks(guest, |guest, mut host| {
         let hook = format!("{DIRECTORY}/30-third");
+        let everybody = |path: &str| {
+            format!("the mode of '{path}' is 0777: everybody may change it; 'chmod o-w {path}' mends that")
+        };
+        let owner = |path: &str| {
+            format!("the owner of '{path}' (mode 0755) is the user 1000, not root; 'chown root {path}' mends that")
+        };
+        let not_run = format!("fsfreeze hook '{hook}' is not run: ");
         for (change, back, text) in [
+            (format!("chmod 777 {hook}"), format!("chmod 755 {hook}"), format!("{not_run}{}", everybody(&hook))),
+            (format!("chown lab {hook}"), format!("chown root {hook}"), format!("{not_run}{}", owner(&hook))),
+            // The user lab could lead this link elsewhere.
             (
-                format!("chmod 777 {hook}"),
-                format!("chmod 755 {hook}"),
-                format!("fsfreeze hook '{hook}' is not run: the mode is 0777: everybody may change it"),
-            ),
-            (
-                format!("chown lab {hook}"),
-                format!("chown root {hook}"),
-                format!("fsfreeze hook '{hook}' is not run: the owner is the user 1000, not root"),
+                format!(
+                    "mv {hook} /opt/third; mkdir -m 755 /tmp/labs; ln -s /opt/third /tmp/labs/current; chown lab /tmp/labs; \
+                     ln -s /tmp/labs/current {hook}"
+                ),
+                format!("rm -r {hook} /tmp/labs; mv /opt/third {hook}"),
+                format!("{not_run}{}", owner("/tmp/labs")),
             ),
             (
                 format!("chmod 775 {DIRECTORY}"),
                 format!("chmod 755 {DIRECTORY}"),
                 format!(
-                    "the fsfreeze hooks of '{DIRECTORY}' are not run: the mode of the directory is 0775: its group may change it"
+                    "the fsfreeze hooks of '{DIRECTORY}' are not run: the mode of '{DIRECTORY}' is 0775: its group, 0, may \
+                     change it; 'chmod g-w {DIRECTORY}' mends that"
                 ),
             ),
         ] {

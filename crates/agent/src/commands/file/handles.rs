@@ -65,9 +65,7 @@ impl Files {
         drop(table);
         if reserved.handle.is_none() {
             let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
-            reserved.handle = Some(counter.next_handle().map_err(|cause| {
-                Error::io(format_args!("{act}: failed to commit persistent state to disk"), &cause)
-            })?);
+            reserved.handle = Some(counter.next_handle().map_err(|cause| Error::io(act, &cause))?);
         }
         Ok(reserved)
     }

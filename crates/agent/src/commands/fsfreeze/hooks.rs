@@ -10,18 +10,22 @@
 //! would wait for the program.
 
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
 use crate::config::DEFAULT_FSFREEZE_HOOK_DIR;
 use crate::error::{Error, cause_text};
 use crate::programs::Exit;
 use crate::root::Root;
 use crate::tool::{Ended, Tool};
+use crate::trusted_path::{self, Doubt};
 
 /// What editors and package managers leave beside a program.
 const IGNORED_ENDINGS: [&str; 14] = [
@@ -45,9 +49,7 @@ const LOGGED_LINES_MAX: usize = 100;
 /// Most bytes of the output that go into an error.
 const ERROR_OUTPUT_BYTES_MAX: usize = 4096;
 
-/// Bits of a mode: the group may write, anybody may write.
-const GROUP_WRITES: u32 = 0o020;
-const ALL_WRITE: u32 = 0o002;
+/// The bits of a mode that let somebody execute a file.
 const ANYBODY_EXECUTES: u32 = 0o111;
 
 /// The programs that are told before a freeze and after a thaw.
@@ -166,43 +168,21 @@ impl Hooks {
         self.script.as_deref() == Some(hook)
     }
 
-    /// Whether only root decides what would be run. The script may belong to somebody else, as with the original, but
-    /// not to everybody.
+    /// Whether only root decides what would be run: every step of the path and the program itself. The script may belong
+    /// to a group, as with the original.
     fn check(&self, root: &Root, hook: &Path) -> Result<(), Error> {
         let refused = |reason: &str| Error::new(format!("fsfreeze hook '{}' is not run: {reason}", hook.display()));
-        let target = match root.canonical(hook) {
-            Ok(target) => target,
-            // What starts it reports that it is missing.
-            Err(_) if self.is_script(hook) => return Ok(()),
-            Err(error) => return Err(refused(&cause_text(&error))),
-        };
-        let doubts = |path: &Path| -> Result<Option<Doubt>, Error> {
-            let metadata = root.path(path).symlink_metadata();
-            metadata.map(|metadata| Doubt::about(&metadata)).map_err(|error| refused(&cause_text(&error)))
-        };
-        if self.is_script(hook) {
-            return match doubts(&target)? {
-                Some(doubt @ Doubt::AllWrite(_)) => Err(refused(&doubt.text(""))),
-                Some(doubt) => {
-                    log::warn!("fsfreeze hook '{}': {}", hook.display(), doubt.text(""));
-                    Ok(())
-                }
-                None => Ok(()),
+        let missing = || io::Error::from(Errno::NOENT);
+        let walk =
+            match trusted_path::walk(root, hook).and_then(|walk| walk.is_there().then_some(walk).ok_or_else(missing)) {
+                Ok(walk) => walk,
+                // What starts it reports that it is missing.
+                Err(_) if self.is_script(hook) => return Ok(()),
+                Err(error) => return Err(refused(&cause_text(&error))),
             };
-        }
-        let target_directory = target.parent().unwrap_or(Path::new("/"));
-        // The hook's own directory first: it is the one that is likely to be wrong.
-        let directory = hook.parent().and_then(|directory| root.canonical(directory).ok());
-        for directory in directory.as_deref().into_iter().chain([target_directory]) {
-            if let Some(doubt) = doubts(directory)? {
-                return Err(refused(&doubt.text(&format!(" of its directory '{}'", directory.display()))));
-            }
-        }
-        match doubts(&target)? {
-            Some(doubt) if target.as_path() != hook => {
-                Err(refused(&doubt.text(&format!(" of '{}', where it leads,", target.display()))))
-            }
-            Some(doubt) => Err(refused(&doubt.text(""))),
+        let warn = |doubt: &Doubt| log::warn!("fsfreeze hook '{}': {doubt}", hook.display());
+        match trusted_path::first_refusal(&walk, self.is_script(hook), warn) {
+            Some(doubt) => Err(refused(&doubt.to_string())),
             None => Ok(()),
         }
     }
@@ -257,21 +237,19 @@ fn programs_in(root: &Root, directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed =
         |cause: &str| Error::new(format!("the fsfreeze hooks of '{}' are not run: {cause}", directory.display()));
     let because = |error: io::Error| failed(&cause_text(&error));
-    let place = match root.canonical(directory) {
-        Ok(place) => place,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && directory == Path::new(DEFAULT_FSFREEZE_HOOK_DIR) => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(because(error)),
+    let walk = match trusted_path::walk(root, directory) {
+        Ok(walk) if walk.is_there() => walk,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(because(error)),
+        _ if directory == Path::new(DEFAULT_FSFREEZE_HOOK_DIR) => return Ok(Vec::new()),
+        _ => return Err(because(Errno::NOENT.into())),
     };
-    let metadata = root.path(&place).symlink_metadata().map_err(because)?;
-    if !metadata.is_dir() {
+    if walk.kind() != Some(FileType::Directory) {
         return Err(failed("it is no directory"));
     }
-    if let Some(doubt) = Doubt::about(&metadata) {
-        return Err(failed(&doubt.text(" of the directory")));
+    if let Some(doubt) = walk.doubts().first() {
+        return Err(failed(&doubt.to_string()));
     }
-    let entries = fs::read_dir(root.path(&place)).map_err(because)?;
+    let entries = fs::read_dir(root.path(walk.real())).map_err(because)?;
     let entries = entries.map(|entry| entry.map(|entry| entry.file_name()));
     let mut names = entries.collect::<io::Result<Vec<_>>>().map_err(because)?;
     names.retain(|name| !is_ignored(name));
@@ -301,41 +279,6 @@ fn is_program(root: &Root, path: &Path) -> io::Result<bool> {
         // A link that leads nowhere, as after the removal of a package.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
-    }
-}
-
-/// Why somebody other than root may decide what a file does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Doubt {
-    /// Anybody may write; the mode.
-    AllWrite(u32),
-    /// The group may write; the mode.
-    GroupWrites(u32),
-    /// It belongs to this user.
-    Owner(u32),
-}
-
-impl Doubt {
-    fn about(metadata: &Metadata) -> Option<Self> {
-        let mode = metadata.mode() & 0o7777;
-        if mode & ALL_WRITE != 0 {
-            Some(Self::AllWrite(mode))
-        } else if mode & GROUP_WRITES != 0 {
-            Some(Self::GroupWrites(mode))
-        } else if metadata.uid() != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
-            Some(Self::Owner(metadata.uid()))
-        } else {
-            None
-        }
-    }
-
-    /// In words; `whose` follows the property: ` of its directory '/x'`.
-    fn text(self, whose: &str) -> String {
-        match self {
-            Self::AllWrite(mode) => format!("the mode{whose} is {mode:04o}: everybody may change it"),
-            Self::GroupWrites(mode) => format!("the mode{whose} is {mode:04o}: its group may change it"),
-            Self::Owner(user) => format!("the owner{whose} is the user {user}, not root"),
-        }
     }
 }
 

@@ -3,7 +3,7 @@ use crate::config::DEFAULT_FSFREEZE_HOOK_DIR;
 use crate::root::Root;
 use crate::tool::tests::write_script;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -192,21 +192,33 @@ fn what_is_no_hook_is_passed_over() {
     assert_eq!(machine.said(), "1 freeze");
 }
 
+/// Why a mode is refused, with what mends it.
+fn changeable(path: &str, mode: &str, who: &str, mending: &str) -> String {
+    format!("the mode of '{path}' is {mode}: {who} may change it; 'chmod {mending} {path}' mends that")
+}
+
 #[test]
 fn what_others_can_change_is_refused_before_anything_is_started() {
     let hook = "/etc/qemu/fsfreeze-hook.d/2";
-    for (path, mode, text) in [
-        (hook, 0o775, format!("fsfreeze hook '{hook}' is not run: the mode is 0775: its group may change it")),
-        (hook, 0o757, format!("fsfreeze hook '{hook}' is not run: the mode is 0757: everybody may change it")),
+    let not_run = format!("fsfreeze hook '{hook}' is not run: ");
+    for (path, mode, begin, who, mending) in [
+        (hook, 0o775, not_run.as_str(), "its group, 0,", "g-w"),
+        (hook, 0o757, &not_run, "everybody", "o-w"),
         (
             DEFAULT_FSFREEZE_HOOK_DIR,
             0o1777,
-            "the fsfreeze hooks of '/etc/qemu/fsfreeze-hook.d' are not run: the mode of the directory is 1777: everybody may change it"
-                .to_owned(),
+            "the fsfreeze hooks of '/etc/qemu/fsfreeze-hook.d' are not run: ",
+            "everybody",
+            "o-w",
         ),
+        // Whoever can rename a directory above can put another one in its place.
+        ("/etc", 0o777, "the fsfreeze hooks of '/etc/qemu/fsfreeze-hook.d' are not run: ", "everybody", "o-w"),
     ] {
         let machine = Machine::with(&["1", "2"]);
         machine.set_mode(path, mode);
+        let text = format!("{begin}{}", changeable(path, &format!("{mode:04o}"), who, mending));
+        let group = fs::metadata(machine.root.path(path)).unwrap().gid();
+        let text = text.replace("its group, 0,", &format!("its group, {group},"));
         assert_eq!(machine.freeze(&directory()), (Ran::default(), Err(text)));
         assert_eq!(machine.said(), "");
     }
@@ -219,7 +231,9 @@ fn what_others_have_made_is_refused() {
     // Only root can make the case.
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(machine.root.path(hook), Some(1234), None).unwrap();
-        let text = format!("fsfreeze hook '{hook}' is not run: the owner is the user 1234, not root");
+        let text = format!(
+            "fsfreeze hook '{hook}' is not run: the owner of '{hook}' (mode 0755) is the user 1234, not root; 'chown root {hook}' mends that"
+        );
         assert_eq!(machine.freeze_error(&directory()), text);
     }
 }
@@ -232,15 +246,15 @@ fn a_link_is_judged_by_where_it_leads() {
     symlink("/opt/tool", machine.root.path(DEFAULT_FSFREEZE_HOOK_DIR).join("1")).unwrap();
     // The kernel would follow this link out of the recorded machine, but nothing is started here.
     let start = |machine: &Machine| machine.freeze(&directory()).1;
-    let refused = "fsfreeze hook '/etc/qemu/fsfreeze-hook.d/1' is not run: the mode of";
+    let refused = |step: &str| {
+        let reason = changeable(step, "0777", "everybody", "o-w");
+        Err(format!("fsfreeze hook '/etc/qemu/fsfreeze-hook.d/1' is not run: {reason}"))
+    };
     machine.set_mode("/opt/tool", 0o777);
-    assert_eq!(
-        start(&machine),
-        Err(format!("{refused} '/opt/tool', where it leads, is 0777: everybody may change it"))
-    );
+    assert_eq!(start(&machine), refused("/opt/tool"));
     machine.set_mode("/opt/tool", 0o755);
     machine.set_mode("/opt", 0o777);
-    assert_eq!(start(&machine), Err(format!("{refused} its directory '/opt' is 0777: everybody may change it")));
+    assert_eq!(start(&machine), refused("/opt"));
     machine.set_mode("/opt", 0o755);
     fs::remove_file(machine.root.path(DEFAULT_FSFREEZE_HOOK_DIR).join("1")).unwrap();
     symlink("../../../opt/tool", machine.root.path(DEFAULT_FSFREEZE_HOOK_DIR).join("1")).unwrap();
@@ -254,8 +268,9 @@ fn a_hook_that_became_writable_while_frozen_is_not_run_any_more() {
     let (ran, _) = machine.freeze(&directory());
     machine.set_mode("/etc/qemu/fsfreeze-hook.d/2", 0o777);
     machine.said();
-    let text = "fsfreeze hook '/etc/qemu/fsfreeze-hook.d/2' is not run: the mode is 0777: everybody may change it";
-    assert_eq!(machine.thaw(&directory(), ran), Err(text.to_owned()));
+    let hook = "/etc/qemu/fsfreeze-hook.d/2";
+    let text = format!("fsfreeze hook '{hook}' is not run: {}", changeable(hook, "0777", "everybody", "o-w"));
+    assert_eq!(machine.thaw(&directory(), ran), Err(text));
     assert_eq!(machine.said(), "1 thaw");
 }
 
@@ -268,8 +283,32 @@ fn the_script_may_belong_to_a_group_but_not_to_everybody() {
     machine.set_mode(SCRIPT, 0o777);
     assert_eq!(
         machine.freeze_error(&script()),
-        format!("fsfreeze hook '{SCRIPT}' is not run: the mode is 0777: everybody may change it")
+        format!("fsfreeze hook '{SCRIPT}' is not run: {}", changeable(SCRIPT, "0777", "everybody", "o-w"))
     );
+}
+
+#[test]
+fn nothing_is_run_by_a_link_that_a_user_could_lead_elsewhere() {
+    // Only root can make the case.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    machine.add_at("/opt/tool", "");
+    fs::create_dir_all(machine.root.path("/home/lab")).unwrap();
+    symlink("/opt/tool", machine.root.path("/home/lab/current")).unwrap();
+    std::os::unix::fs::chown(machine.root.path("/home/lab"), Some(1234), None).unwrap();
+    machine.set_mode("/home/lab", 0o755);
+    let reason = "is not run: the owner of '/home/lab' (mode 0755) is the user 1234, not root; \
+                  'chown root /home/lab' mends that";
+    let hook = "/etc/qemu/fsfreeze-hook.d/1";
+    symlink("/home/lab/current", machine.root.path(hook)).unwrap();
+    assert_eq!(machine.freeze_error(&directory()), format!("fsfreeze hook '{hook}' {reason}"));
+    symlink("/home/lab/current", machine.root.path(SCRIPT)).unwrap();
+    assert_eq!(machine.freeze_error(&script()), format!("fsfreeze hook '{SCRIPT}' {reason}"));
+    let direct = Hooks::new(Some("/home/lab/current".into()), None, LONG);
+    assert_eq!(machine.freeze_error(&direct), format!("fsfreeze hook '/home/lab/current' {reason}"));
+    assert_eq!(machine.said(), "");
 }
 
 /// The original's words.

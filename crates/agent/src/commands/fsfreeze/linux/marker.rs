@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::linux::mounts::{DeviceNumber, unescape};
 use crate::root::Root;
+use crate::whole_file;
 
 /// Most bytes read of a file that somebody else may have written.
 const MARKER_BYTES_MAX: u64 = 4 << 20;
@@ -153,15 +154,7 @@ impl Marker {
 
     /// Puts it into its place, whole or not at all.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        use std::io::Write as _;
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let temporary = path.with_extension("isfrozen.new");
-        let mut options = std::fs::File::options();
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
-        options
-            .open(&temporary)
-            .and_then(|mut file| file.write_all(self.text().as_bytes()))
-            .and_then(|()| std::fs::rename(&temporary, path))
+        whole_file::write(path, self.text().as_bytes())
     }
 }
 

@@ -211,6 +211,10 @@ impl Lane {
     /// Answers a message at once, if that cannot block and nothing is before it. Else returns what has to wait.
     pub fn receive(&self, event: Event) -> Option<Job> {
         let request = match event {
+            Event::Refused(refusal) if refusal.answers_a_reply() => {
+                self.voice.note_echo();
+                return None;
+            }
             Event::Refused(refusal) => {
                 log::debug!("bad input: {}", refusal.desc);
                 let reply = refusal.reply();

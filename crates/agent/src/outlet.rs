@@ -20,11 +20,13 @@ use crate::registry::Outcome;
 pub struct Outlet {
     link: Arc<Link>,
     state: Mutex<State>,
+    /// What is said comes back.
+    has_echo: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
-    /// The last line that was begun has not ended.
+    /// The last byte that is out is in the middle of a line.
     unfinished: bool,
 }
 
@@ -50,7 +52,7 @@ impl Outlet {
 
     /// The way out through `link`: one for each, so that no two lines get mixed.
     pub fn new(link: Arc<Link>) -> Arc<Self> {
-        Arc::new(Self { link, state: Mutex::default() })
+        Arc::new(Self { link, state: Mutex::default(), has_echo: AtomicBool::new(false) })
     }
 
     /// A new voice.
@@ -98,6 +100,18 @@ impl Voice {
         self.speaking.load(Ordering::Relaxed)
     }
 
+    /// Notes that a reply has come in, and tells of the first one.
+    pub fn note_echo(&self) {
+        if self.outlet.has_echo.swap(true, Ordering::Relaxed) {
+            log::debug!("a reply has come in: not answered");
+            return;
+        }
+        log::warn!(
+            "a reply has come in from the host, where requests should come from: if it is the agent's own, the other end \
+             of the line gives back what it gets (a terminal with echo: `stty -echo raw` there). Replies are not answered"
+        );
+    }
+
     /// Says whether the client waits for an answer.
     pub fn set_busy(&self, is_busy: bool) {
         self.outlet.link.set_busy(is_busy);
@@ -113,20 +127,25 @@ impl Voice {
         self.steps.load(Ordering::Relaxed)
     }
 
-    /// Writes some of a line. False if nobody hears it: the rest need not be made.
-    fn write(&self, bytes: &[u8], part: Part) -> bool {
+    /// Writes some of a line, from its beginning or from where it was. False if nobody hears it: the rest need not be made.
+    fn write(&self, bytes: &[u8], begins: bool) -> bool {
         let mut state = self.outlet.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_silenced() || self.unheard.load(Ordering::Relaxed) {
             return false;
         }
-        // Somebody stopped in the middle of a line.
-        let dangling = part.begins && state.unfinished;
+        let is_unfinished = state.unfinished;
         self.speaking.store(true, Ordering::Relaxed);
-        let is_wanted = || !self.is_silenced();
-        let written = if dangling { self.outlet.link.write_all(b"\n", &is_wanted) } else { Ok(()) }
-            .and_then(|()| self.outlet.link.write_all(bytes, &is_wanted));
+        let mut write = |bytes: &[u8]| {
+            let (count, ended) = self.outlet.link.write_all(bytes, &|| !self.is_silenced());
+            // Also of what failed or was called off half-way.
+            if let Some(last) = bytes[..count].last() {
+                state.unfinished = *last != b'\n';
+            }
+            ended
+        };
+        // Somebody stopped in the middle of a line.
+        let written = if begins && is_unfinished { write(b"\n") } else { Ok(()) }.and_then(|()| write(bytes));
         self.speaking.store(false, Ordering::Relaxed);
-        state.unfinished = !part.ends;
         if let Err(error) = written {
             log::info!("a reply was not delivered: {}", cause_text(&error));
             self.unheard.store(true, Ordering::Relaxed);
@@ -138,15 +157,8 @@ impl Voice {
 
     /// Sends a whole reply.
     pub fn send(&self, reply: &Reply) -> bool {
-        self.write(reply.as_bytes(), Part { begins: true, ends: true })
+        self.write(reply.as_bytes(), true)
     }
-}
-
-/// Which part of a line is written.
-#[derive(Clone, Copy)]
-struct Part {
-    begins: bool,
-    ends: bool,
 }
 
 /// Where a command's result goes.
@@ -186,7 +198,7 @@ impl<'a> Answer<'a> {
 
     /// Sends what has been collected of the line and empties it. False if nobody hears it.
     pub fn send_piece(&mut self, line: &mut Vec<u8>) -> bool {
-        let heard = self.voice.write(line, Part { begins: !self.begun, ends: false });
+        let heard = self.voice.write(line, !self.begun);
         self.begun = true;
         line.clear();
         heard
@@ -195,6 +207,62 @@ impl<'a> Answer<'a> {
     /// Ends the line after the last piece of the result.
     pub fn end_line(self, line: &mut Vec<u8>) {
         message::end(line, self.id.as_ref());
-        self.voice.write(line, Part { begins: !self.begun, ends: true });
+        self.voice.write(line, !self.begun);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outlet;
+    use crate::channel::Link;
+    use qga_protocol::message::Reply;
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn a_reply_that_is_called_off_half_way_spoils_no_other() {
+        const LONG: usize = 8 << 20;
+        let (mut host, guest) = UnixStream::pair().unwrap();
+        guest.set_nonblocking(true).unwrap();
+        let first = Arc::new(Outlet::new(Arc::new(Link::port(guest.into()))).voice());
+        let second = first.sibling();
+        let speaker = Arc::clone(&first);
+        let said = std::thread::spawn(move || speaker.send(&Reply::success(&"x".repeat(LONG), None)));
+        // Some of it is out, and the rest does not fit into what lies between the two ends.
+        host.read_exact(&mut [0; 1]).unwrap();
+        first.silence();
+        host.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let mut heard = 0;
+        while !said.is_finished() {
+            heard += host.read(&mut [0; 4096]).unwrap_or(0);
+        }
+        assert!(!said.join().unwrap() && heard < LONG, "it was not called off");
+        let told = std::thread::spawn(move || second.send(&Reply::success(&7, None)));
+        host.set_read_timeout(None).unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"{\"return\": 7}\n") {
+            let mut byte = [0];
+            host.read_exact(&mut byte).unwrap();
+            text.push(byte[0]);
+        }
+        assert!(told.join().unwrap());
+        assert!(text.ends_with(b"\n{\"return\": 7}\n"), "it is glued to half a line");
+    }
+
+    #[test]
+    fn a_reply_of_which_nothing_got_out_leaves_no_empty_line() {
+        let (mut host, guest) = UnixStream::pair().unwrap();
+        guest.set_nonblocking(true).unwrap();
+        let first = Outlet::new(Arc::new(Link::port(guest.into()))).voice();
+        let second = first.sibling();
+        first.silence();
+        assert!(!first.send(&Reply::success(&1, None)));
+        assert!(second.send(&Reply::success(&2, None)));
+        drop((first, second));
+        let mut text = String::new();
+        host.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "{\"return\": 2}\n");
     }
 }

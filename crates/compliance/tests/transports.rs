@@ -406,6 +406,35 @@ fn lines() {
         let id = reply.json.as_ref().and_then(|json| json.get("id")).cloned();
         expect(id == Some(json!("a\u{3}\u{4}\r\n\u{e4}")), || reply.shown())
     });
+    cases.case("a line that gives back what it is sent ends in silence", |stage| {
+        let choice = deviation("a line that gives back what it is sent ends in silence");
+        let line = Line::open(stage, "port")?;
+        let _serving = stage.start("exec $agent -m isa-serial -p $dir/port -t $dir -f $dir/pid")?;
+        line.wait_until_raw()?;
+        let mut host = line.host()?;
+        // Between an answer, an error, a synchronisation and a line of noise.
+        let sync = r#"{"execute":"guest-sync-delimited","arguments":{"id":7}}"#;
+        for request in [PING, r#"{"execute":"guest-nope","id":"x"}"#, sync, "noise"] {
+            host.send(format!("{request}\n").as_bytes())?;
+            let mut said = host.receive()?;
+            if said.sentinel {
+                // The byte before the answer is told as an error by both, once.
+                host.send(b"\xff\n")?;
+                said = host.receive()?;
+            }
+            for round in 0..20 {
+                host.send(format!("{}\n", String::from_utf8_lossy(&said.line)).as_bytes())?;
+                if choice.pick(stage.kind, true, false) {
+                    said = host.receive()?;
+                    expect(said.error_text().is_some_and(|text| text.contains("is unexpected")), || said.shown())?;
+                }
+                let id = json!([request, round]);
+                let reply = host.ask(&json!({"execute": "guest-ping", "id": id}).to_string())?;
+                expect(reply.json.as_ref().is_some_and(|json| json["id"] == id), || reply.shown())?;
+            }
+        }
+        Ok(())
+    });
     cases.case("much data passes a serial line whole", |stage| {
         let line = Line::open(stage, "tty")?;
         let _serving = stage.start("exec $agent -m isa-serial -p $dir/tty -t $dir")?;

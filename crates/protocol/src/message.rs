@@ -42,13 +42,14 @@ pub struct Refusal {
     /// The message's `id`, if it came as far as that.
     id: Option<Id>,
     object: bool,
+    is_reply: bool,
 }
 
 impl Refusal {
     /// A refusal of something that was not even an object.
     #[must_use]
     pub fn generic(desc: impl Into<String>) -> Self {
-        Self { desc: desc.into(), id: None, object: false }
+        Self { desc: desc.into(), id: None, object: false, is_reply: false }
     }
 
     /// A byte that cannot stand where it stands; `token` ends with it.
@@ -67,6 +68,13 @@ impl Refusal {
     #[must_use]
     pub fn answers_an_object(&self) -> bool {
         self.object
+    }
+
+    /// Whether the message was a reply: an object of `return` or `error`, and perhaps `id`. To answer that would be to
+    /// talk with oneself where a line gives back what is sent.
+    #[must_use]
+    pub fn answers_a_reply(&self) -> bool {
+        self.is_reply
     }
 
     /// The reply to send.
@@ -93,7 +101,13 @@ impl Request {
             start..start + value.text().len()
         };
         let (mut execute, mut arguments, mut id, mut wrong) = (None, None, None, None);
+        let (mut has_result, mut has_other) = (false, false);
         for (name, value) in message.members() {
+            match &*name {
+                "return" | "error" => has_result = true,
+                "id" => {}
+                _ => has_other = true,
+            }
             match (&*name, value.kind()) {
                 ("id", _) => id = Some(place(value)),
                 ("execute", Kind::Text) => execute = Some(place(value)),
@@ -108,7 +122,7 @@ impl Request {
             (_, wrong) => {
                 let desc = wrong.unwrap_or_else(|| "QMP input lacks member 'execute'".to_owned());
                 let id = id.map(|id| Id(encode::echo(Value::new(&text[id]))));
-                Err(Refusal { desc, id, object: true })
+                Err(Refusal { desc, id, object: true, is_reply: has_result && !has_other })
             }
         }
     }

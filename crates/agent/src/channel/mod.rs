@@ -65,6 +65,14 @@ impl From<UnixStream> for Link {
     }
 }
 
+#[cfg(test)]
+impl Link {
+    /// Any descriptor that does not block, as the port of a virtual machine.
+    pub fn port(descriptor: OwnedFd) -> Self {
+        Self::new(Stream::Port(descriptor))
+    }
+}
+
 impl Link {
     fn new(stream: Stream) -> Self {
         Self {
@@ -119,28 +127,29 @@ impl Link {
     }
 
     /// Writes all of it; waits as long as the client is there and takes nothing.
-    /// Stops between two parts when `is_wanted` says no.
-    pub fn write_all(&self, bytes: &[u8], is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
-        let written = self.write_to_client(bytes, is_wanted);
-        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+    /// Stops between two parts when `is_wanted` says no. Returns how many bytes are out, and why not all of them.
+    pub fn write_all(&self, bytes: &[u8], is_wanted: &dyn Fn() -> bool) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        let ended = self.write_to_client(bytes, &mut written, is_wanted);
+        if ended.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             self.deserted.store(true, Ordering::Relaxed);
         }
-        written
+        (written, ended)
     }
 
-    fn write_to_client(&self, mut bytes: &[u8], is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
+    fn write_to_client(&self, bytes: &[u8], written: &mut usize, is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
         let is_port = matches!(self.stream, Stream::Port(_));
         // A port takes bytes without a host as well, and would give them to the next one.
         if is_port && self.stays_hung_up() {
             return Err(Errno::PIPE.into());
         }
-        while !bytes.is_empty() {
+        while *written < bytes.len() {
             if !is_wanted() {
                 return Err(Errno::CANCELED.into());
             }
-            match rustix::io::write(self.as_fd(), bytes) {
+            match rustix::io::write(self.as_fd(), &bytes[*written..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => bytes = &bytes[count..],
+                Ok(count) => *written += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     let hung_up = wait_for(self.as_fd(), PollFlags::OUT)?.contains(PollFlags::HUP);

@@ -69,12 +69,15 @@ pub fn differential() -> Outcome {
 pub fn vm(deadline: Instant) -> Outcome {
     match crate::vm::run(&[], Some(deadline)) {
         Ok(report) => match report.skipped.first() {
-            Some((_, reason)) if report.passed == 0 && report.failed.is_empty() => Outcome::Skipped(reason.clone()),
+            Some((_, reason)) if report.passed == 0 && report.failed.is_empty() && report.not_run.is_empty() => {
+                Outcome::Skipped(reason.clone())
+            }
             _ => Outcome::Ran(Counts {
                 passed: report.passed as u64,
                 failed: report.failed.len() as u64,
                 skipped: report.skipped.len() as u64,
                 unstable: report.unstable.len() as u64,
+                not_run: report.not_run.len() as u64,
             }),
         },
         Err(error) => Outcome::Broken(format!("{error:#}")),

@@ -22,6 +22,8 @@ pub struct Counts {
     pub skipped: u64,
     /// Of those that passed, how many did so at a second try only.
     pub unstable: u64,
+    /// Not begun, because the time was over: they prove nothing, and are neither skipped nor failed.
+    pub not_run: u64,
 }
 
 impl Counts {
@@ -37,16 +39,21 @@ impl std::ops::AddAssign for Counts {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.unstable += other.unstable;
+        self.not_run += other.not_run;
     }
 }
 
 impl std::fmt::Display for Counts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)?;
-        match self.unstable {
-            0 => Ok(()),
-            unstable => write!(f, "; {unstable} passed at the second try only"),
+        for (count, what) in
+            [(self.unstable, "passed at the second try only"), (self.not_run, "NOT RUN, the time was over")]
+        {
+            if count > 0 {
+                write!(f, "; {count} {what}")?;
+            }
         }
+        Ok(())
     }
 }
 

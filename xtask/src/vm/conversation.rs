@@ -3,6 +3,7 @@
 //! The tests need what a proper client never does: half a request, a reply left unread, a connection dropped at a
 //! chosen moment. Everybody else uses `qga-client`.
 
+use super::pace;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -11,8 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Longer than any answer takes on a busy machine; shorter than the patience of whoever waits for the tests.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any answer takes, however busy the machine is.
+pub fn patience() -> Duration {
+    pace::patience(Duration::from_secs(40))
+}
 
 /// The byte that stands before the reply to `guest-sync-delimited`.
 const SENTINEL: u8 = 0xff;
@@ -29,7 +32,7 @@ impl Conversation {
     /// Connects to the socket of a port. QEMU serves one client at a time and takes a moment to notice that the last
     /// one has left.
     pub fn open(path: &Path) -> Result<Self> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             match UnixStream::connect(path) {
                 Ok(stream) => return Ok(Self { stream, path: path.to_owned(), pending: Vec::new() }),
@@ -43,7 +46,7 @@ impl Conversation {
 
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.set_write_timeout(Some(PATIENCE))?;
+        self.stream.set_write_timeout(Some(patience()))?;
         self.stream.write_all(bytes).with_context(|| format!("cannot send to {}", self.path.display()))
     }
 
@@ -82,10 +85,10 @@ impl Conversation {
 
     /// The next line, which must come.
     pub fn line(&mut self) -> Result<Vec<u8>> {
-        let line = self.line_within(PATIENCE)?;
+        let line = self.line_within(patience())?;
         line.with_context(|| {
             let start = String::from_utf8_lossy(&self.pending[..self.pending.len().min(100)]).into_owned();
-            format!("no complete line from {} in {} s, only {start:?}", self.path.display(), PATIENCE.as_secs())
+            format!("no complete line from {} in {} s, only {start:?}", self.path.display(), patience().as_secs())
         })
     }
 
@@ -102,7 +105,7 @@ impl Conversation {
     pub fn read_some(&mut self, count: usize) -> Result<()> {
         let mut piece = vec![0; 64 << 10];
         let mut left = count;
-        self.stream.set_read_timeout(Some(PATIENCE))?;
+        self.stream.set_read_timeout(Some(patience()))?;
         while left > 0 {
             let got = self.stream.read(&mut piece).context("the reply does not come")?;
             ensure!(got > 0, "{} was closed by QEMU", self.path.display());
@@ -119,7 +122,7 @@ impl Conversation {
             let request = json!({"execute": "guest-sync-delimited", "arguments": {"id": id}});
             self.send(&[&[SENTINEL], request.to_string().as_bytes(), b"\n"].concat())?;
             // Ask again now and then: a question may have gone down with a guest that was just starting anew.
-            let ask_again = Instant::now() + Duration::from_secs(5);
+            let ask_again = Instant::now() + pace::patience(Duration::from_secs(2));
             while let left = ask_again.saturating_duration_since(Instant::now())
                 && !left.is_zero()
             {

@@ -4,13 +4,16 @@
 //! has ended is removed by [`Guest::clear_stage`].
 
 use super::guest::Guest;
+use super::pace;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::time::Duration;
 
-/// A busy host takes its time to copy or to let a device go.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// A host takes its time to copy or to let a device go.
+fn patience() -> Duration {
+    pace::patience(Duration::from_secs(60))
+}
 
 /// Large enough for every file system; takes no room on the host until something is written.
 pub const USUAL_BYTES: u64 = 512 << 20;
@@ -74,7 +77,7 @@ impl Guest {
         let job = json!({"job-id": format!("{name}-job"), "device": node_name(&disk.name),
             "target": node_name(&name), "sync": "full"});
         self.machine().qmp("blockdev-backup", &job)?;
-        let event = self.machine().wait_for_event("BLOCK_JOB_COMPLETED", PATIENCE)?;
+        let event = self.machine().wait_for_event("BLOCK_JOB_COMPLETED", patience())?;
         anyhow::ensure!(event["data"]["error"].is_null(), "the copy of {} failed: {event}", disk.name);
         Ok(name)
     }
@@ -111,7 +114,7 @@ impl Guest {
     /// Pulls a disk out, in use or not, and waits until the guest has let it go.
     pub fn unplug_disk(&mut self, name: &str) -> Result<()> {
         self.machine().qmp("device_del", &json!({"id": name}))?;
-        self.machine().wait_for_event_of("DEVICE_DELETED", &json!({"device": name}), PATIENCE)?;
+        self.machine().wait_for_event_of("DEVICE_DELETED", &json!({"device": name}), patience())?;
         self.disks().retain(|known| known.name != name);
         self.machine().qmp("blockdev-del", &json!({"node-name": node_name(name)}))?;
         // Only a slow disk has a limit.

@@ -1,7 +1,7 @@
 //! What a test needs around a freeze: who is frozen really, agents with other options, programs that write, and a way
 //! out that depends on nobody in the guest.
 
-use super::conversation::PATIENCE;
+use super::conversation::patience;
 use super::guest::{Guest, OUR_UNIT};
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
@@ -52,6 +52,39 @@ impl Guest {
             .collect::<Result<_>>()?;
         ensure!(states.len() == mountpoints.len(), "of {mountpoints:?} is told:\n{told}");
         Ok(states)
+    }
+
+    /// Whether a write to a place comes back; else it waits for a thaw, as the kernel says. The program that waits cannot
+    /// be killed and is left behind.
+    pub fn takes_writes(&mut self, place: &str) -> Result<bool> {
+        let script = format!(
+            "touch {place}/probe & writer=$!
+             while sleep 0.1; do
+                 case $(cat /proc/$writer/stat /proc/$writer/wchan 2> /dev/null) in
+                     *') Z '* | '') wait $writer && echo comes back; exit ;;
+                     *') D '*rwsem*) echo waits; exit ;;
+                 esac
+             done"
+        );
+        match self.shell(&script)?.as_str() {
+            "comes back" => Ok(true),
+            "waits" => Ok(false),
+            other => bail!("a write to {place}: {other:?}"),
+        }
+    }
+
+    /// Makes sure of [`Guest::takes_writes`] for each place.
+    pub fn expect_writes(&mut self, places: &[&str], expected: bool) -> Result<()> {
+        for place in places {
+            let found = self.takes_writes(place)?;
+            ensure!(found == expected, "{place} {} writes", if found { "takes" } else { "does not take" });
+        }
+        Ok(())
+    }
+
+    /// Seconds since the guest booted, by its own clock.
+    pub fn uptime_seconds(&mut self) -> Result<f64> {
+        Ok(self.shell("cut -d ' ' -f 1 /proc/uptime")?.parse()?)
     }
 
     /// Thaws everything through the machine's keyboard: works when no program of the guest can.
@@ -129,7 +162,7 @@ impl Guest {
     /// Waits until the writer has written again.
     pub fn wait_for_writes(&mut self, unit: &str) -> Result<()> {
         let before = self.wait_until("the writer's count", |guest| Ok(guest.writes_of(unit).ok()))?;
-        let what = format!("{unit} writes again, within {} s", PATIENCE.as_secs());
+        let what = format!("{unit} writes again, within {} s", patience().as_secs());
         self.wait_until(&what, |guest| Ok(guest.writes_of(unit).ok().filter(|count| *count > before))).map(drop)
     }
 }

@@ -1,9 +1,10 @@
 //! A booted guest: both agents side by side on ports of their own, a way to run scripts in it, its monitor.
 
-use super::conversation::{Conversation, PATIENCE};
+use super::conversation::{Conversation, patience};
 use super::disk::Disk;
 use super::image::Image;
 use super::machine::{CONTROL_PORT, Hardware, Machine, ORIGINAL_PORT, OUR_PORT};
+use super::pace::{self, BOOT_PATIENCE};
 use super::progress;
 use super::run::Place;
 use super::stage::Kind;
@@ -13,9 +14,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-/// A boot takes 15 s on an idle machine; a machine that builds at the same time may need several times that.
-const BOOT_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Our unit, as systemd calls it.
 pub const OUR_UNIT: &str = "qemu-guest-agent.service";
@@ -114,6 +112,7 @@ impl Guest {
         if let Err(error) = guest.connect_control() {
             bail!("the guest does not come up: {error:#}\n{}", guest.console_tail(40));
         }
+        pace::note_boot(started.elapsed());
         println!("vm: up after {} s", started.elapsed().as_secs());
         Ok(guest)
     }
@@ -149,14 +148,14 @@ impl Guest {
     /// Connects to our agent and synchronises.
     pub fn talk_to_ours(&self) -> Result<Conversation> {
         let mut conversation = Conversation::open(&self.our_agent())?;
-        conversation.synchronise(PATIENCE).context("our agent")?;
+        conversation.synchronise(patience()).context("our agent")?;
         Ok(conversation)
     }
 
     /// Connects to the original agent and synchronises.
     pub fn talk_to_original(&self) -> Result<Conversation> {
         let mut conversation = Conversation::open(&self.original_agent())?;
-        conversation.synchronise(PATIENCE).context("the original agent")?;
+        conversation.synchronise(patience()).context("the original agent")?;
         Ok(conversation)
     }
 
@@ -214,7 +213,7 @@ impl Guest {
 
     /// Calls `probe` until it returns something; an error of the last try is the reason that is told.
     pub fn wait_until<T>(&mut self, what: &str, mut probe: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             let outcome = probe(self);
             match outcome {

@@ -8,6 +8,7 @@ use super::conversation::Conversation;
 use super::guest::{OUR_UNIT, ScriptResult, install_our_agent, run_script};
 use super::image::Image;
 use super::machine::CONTROL_PORT;
+use super::pace::{self, BOOT_PATIENCE};
 use super::progress;
 use super::run::Place;
 use crate::packages;
@@ -26,11 +27,11 @@ pub const DATA: &str = "/data";
 /// Size of the second disk.
 const DATA_BYTES: u64 = 256 << 20;
 
-/// Longer than a boot, or any command, takes on a busy host.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Longer than a boot, or any command, takes on the slowest host.
+const PATIENCE: Duration = BOOT_PATIENCE;
 
 /// What libvirt waits for the agent's answer to its sync; its own five seconds are short for a busy host.
-const AGENT_SECONDS: &str = "60";
+const AGENT_SECONDS: &str = "300";
 
 /// Debian's packages, and a file of each.
 const PACKAGES: &[(&str, &str)] = &[
@@ -255,6 +256,7 @@ impl Place for Domain {
             .spawn()?;
         let mut domain = Self { daemon, watcher, control: None, notes: Vec::new(), folder };
         domain.boot().map_err(|error| error.context(domain.evidence()))?;
+        pace::note_boot(started.elapsed());
         println!("vm: libvirt reaches the agent after {} s", started.elapsed().as_secs());
         Ok(domain)
     }

@@ -18,6 +18,7 @@ pub mod guest;
 mod image;
 mod libvirt;
 pub mod machine;
+mod pace;
 mod progress;
 mod run;
 mod stage;
@@ -30,6 +31,7 @@ use guest::Guest;
 use libvirt::Domain;
 use run::{Place as _, Report, Work};
 use std::fmt;
+use std::fs;
 use std::num::NonZero;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -52,6 +54,9 @@ impl fmt::Display for Skipped {
 }
 
 impl std::error::Error for Skipped {}
+
+/// The file in the workspace that has the names of [`left_over`].
+const LEFT_OVER: &str = "target/vm-not-run";
 
 /// What the command line asks for.
 #[derive(Debug, Default)]
@@ -76,15 +81,19 @@ pub fn main(arguments: &[String]) -> Result<()> {
 pub fn run(arguments: &[String], deadline: Option<Instant>) -> Result<Report> {
     let options = parse(arguments)?;
     let is_wanted = |name: &str| options.names.is_empty() || options.names.iter().any(|part| name.contains(part));
-    let in_guest: Vec<&Case> =
+    let mut in_guest: Vec<&Case> =
         cases::ALL.iter().flat_map(|family| family.iter()).filter(|case| is_wanted(case.name)).collect();
-    let in_domain: Vec<&Case<Domain>> = cases::OF_LIBVIRT.iter().filter(|case| is_wanted(case.name)).collect();
+    let mut in_domain: Vec<&Case<Domain>> = cases::OF_LIBVIRT.iter().filter(|case| is_wanted(case.name)).collect();
     if options.list {
         for name in in_guest.iter().map(|case| case.name).chain(in_domain.iter().map(|case| case.name)) {
             println!("{name}");
         }
         return Ok(Report::default());
     }
+    let left_over = left_over();
+    let was_left_over = |name: &str| left_over.lines().any(|line| line == name);
+    in_guest.sort_by_key(|case| !was_left_over(case.name));
+    in_domain.sort_by_key(|case| !was_left_over(case.name));
     let our_agent = build::agent_binary()?;
     if options.shell {
         wait_for_user(&mut Guest::start(&our_agent)?)?;
@@ -111,6 +120,9 @@ pub fn run(arguments: &[String], deadline: Option<Instant>) -> Result<Report> {
     });
     let report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.print(started.elapsed());
+    if options.names.is_empty() {
+        note_left_over(&report.not_run);
+    }
     if options.keep {
         wait_for_user(&mut last.map_or_else(|| Guest::start(&our_agent), Ok)?)?;
     }
@@ -121,6 +133,18 @@ pub fn run(arguments: &[String], deadline: Option<Instant>) -> Result<Report> {
 pub fn prepare() {
     let _ = image::Image::prepare();
     let _ = libvirt::prepare_host();
+}
+
+/// The names of the cases that the last whole run had no time for: they are the first of the next one.
+fn left_over() -> String {
+    fs::read_to_string(build::workspace().join(LEFT_OVER)).unwrap_or_default()
+}
+
+fn note_left_over(names: &[String]) {
+    let noted = fs::write(build::workspace().join(LEFT_OVER), names.join("\n"));
+    if let Err(error) = noted {
+        println!("vm: the next run cannot begin with what this one left over: {LEFT_OVER}: {error}");
+    }
 }
 
 /// A guest waits more than it computes.

@@ -27,6 +27,8 @@ pub struct Report {
     pub failed: Vec<String>,
     /// Names of the cases that could not run, and why.
     pub skipped: Vec<(String, String)>,
+    /// Names of the cases that were not begun, because the time was over.
+    pub not_run: Vec<String>,
 }
 
 /// Where cases run: what the runner wants of it before, between and after them.
@@ -71,7 +73,7 @@ impl<'a, P: Place> Work<'a, P> {
         match self.no_place.get() {
             Some(NoPlace::Impossible(reason)) => Some(Ending::Skipped(reason.clone())),
             Some(NoPlace::Broken) => Some(Ending::Failed),
-            None => is_late.then(|| Ending::Skipped("not begun: the time for all tests is over".to_owned())),
+            None => is_late.then_some(Ending::NotRun),
         }
     }
 
@@ -162,6 +164,7 @@ enum Ending {
     PassedAtLast,
     Failed,
     Skipped(String),
+    NotRun,
 }
 
 impl fmt::Display for Ending {
@@ -170,6 +173,7 @@ impl fmt::Display for Ending {
             Self::Passed | Self::PassedAtLast => formatter.write_str(&style::good("ok")),
             Self::Failed => write!(formatter, "{}: there is no guest to run it in", style::bad("FAILED")),
             Self::Skipped(reason) => write!(formatter, "{}: {reason}", style::warning("skipped")),
+            Self::NotRun => write!(formatter, "{}: the time for all tests is over", style::warning("not run")),
         }
     }
 }
@@ -184,6 +188,7 @@ impl Report {
             }
             Ending::Failed => self.failed.push(name.to_owned()),
             Ending::Skipped(reason) => self.skipped.push((name.to_owned(), reason)),
+            Ending::NotRun => self.not_run.push(name.to_owned()),
         }
     }
 
@@ -191,7 +196,12 @@ impl Report {
     pub fn print(&self, time: Duration) {
         let (failed, skipped) = (self.failed.len(), self.skipped.len());
         println!("{} passed, {failed} failed, {skipped} skipped in {}", self.passed, style::duration(time));
-        for (what, names) in [("failed", &self.failed), ("passed only at the second try", &self.unstable)] {
+        let lists = [
+            ("failed", &self.failed),
+            ("passed only at the second try", &self.unstable),
+            ("not run, because the time was over; first in the next run", &self.not_run),
+        ];
+        for (what, names) in lists {
             if !names.is_empty() {
                 println!("{what}: {}", names.join(", "));
             }
@@ -288,9 +298,10 @@ mod tests {
 
     #[test]
     fn a_failed_case_gets_one_more_try_in_a_new_place_and_is_named() {
-        let Report { passed, unstable, failed, skipped } = run(None);
+        let Report { passed, unstable, failed, skipped, not_run } = run(None);
         assert_eq!((passed, unstable, failed), (2, vec!["holds on a good host".into()], vec!["does not hold".into()]));
         assert_eq!(skipped, [("cannot be asked".into(), "no such device".into())]);
+        assert_eq!(not_run, [""; 0]);
         // The broken one, the one after it, the one for the second try of what never holds, the one after that.
         assert_eq!(PLACES.get(), 4);
     }
@@ -298,6 +309,6 @@ mod tests {
     #[test]
     fn after_the_deadline_no_case_is_begun_and_each_is_named() {
         let report = run(Some(Instant::now()));
-        assert_eq!((report.passed, report.skipped.len()), (0, CASES.len()));
+        assert_eq!((report.passed, report.skipped.len(), report.not_run.len()), (0, 0, CASES.len()));
     }
 }

@@ -156,13 +156,6 @@ fn with_file_system(guest: &mut Guest, run: impl FnOnce(&mut Guest) -> Result<()
     outcome.and(cleaned.map(drop))
 }
 
-fn takes_writes(guest: &mut Guest) -> Result<bool> {
-    // The write itself cannot be killed while it waits, so it is left behind.
-    let script = "(touch /mnt/qga/probe && echo done > /run/qga-probe) > /dev/null 2>&1 & sleep 1; \
-                  cat /run/qga-probe 2> /dev/null; rm -f /run/qga-probe";
-    Ok(guest.shell(script)?.trim() == "done")
-}
-
 fn killed_while_frozen(guest: &mut Guest) -> Result<()> {
     with_file_system(guest, |guest| {
         for (name, port) in [("ours", guest.our_agent()), ("the original", guest.original_agent())] {
@@ -173,11 +166,13 @@ fn killed_while_frozen(guest: &mut Guest) -> Result<()> {
                 .context("cannot start qga")?;
             let mut word = [0; 6];
             child.stdout.as_mut().context("no output")?.read_exact(&mut word).context("qga did not freeze")?;
-            let was_held = !takes_writes(guest)?;
+            let was_held = !guest.takes_writes("/mnt/qga")?;
             child.kill().context("cannot kill qga")?;
             child.wait().context("cannot wait for qga")?;
             let killed = Instant::now();
-            guest.wait_until(&format!("{name}: it is thawed"), |guest| Ok(takes_writes(guest)?.then_some(())))?;
+            guest.wait_until(&format!("{name}: it is thawed"), |guest| {
+                Ok(guest.takes_writes("/mnt/qga")?.then_some(()))
+            })?;
             ensure!(was_held, "{name}: the guest was not frozen");
             ensure!(output(&port, &["freeze", "--status"], 0)? == "thawed\n", "{name}: the agent thinks it is frozen");
             guest.note(format!("{name}: thawed within {:.1} s", killed.elapsed().as_secs_f64()));
@@ -190,7 +185,7 @@ fn failing_command(guest: &mut Guest) -> Result<()> {
     with_file_system(guest, |guest| {
         for port in [guest.our_agent(), guest.original_agent()] {
             output(&port, &["freeze", "--mount", "/mnt/qga", "--run", "exit 7; true"], 7)?;
-            ensure!(takes_writes(guest)?, "{} holds the freeze", port.display());
+            ensure!(guest.takes_writes("/mnt/qga")?, "{} holds the freeze", port.display());
         }
         Ok(())
     })
@@ -215,7 +210,7 @@ fn look_from_inside(guest: &mut Guest) -> Result<()> {
     vsock::start_agent(guest)?;
     let said = guest.shell(
         "set -e
-         timeout 60 sh -c 'until /run/qga -t vsock:1 ping; do sleep 0.2; done'
+         timeout 600 sh -c 'until /run/qga -t vsock:1 ping; do sleep 0.2; done'
          head -c 300000 /dev/urandom > /run/noise
          /run/qga -t vsock:1 cp --checksum /run/noise :/run/there
          /run/qga -t vsock:1 cp --checksum :/run/there /run/back

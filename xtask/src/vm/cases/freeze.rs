@@ -240,7 +240,7 @@ fn rules_while_frozen(host: &mut Conversation, agent: Agent, before: &Value) -> 
     let reply = host.ask(&json!({"execute": "guest-nonsense"}))?;
     let text = "The command guest-nonsense has not been found";
     ensure!(reply["error"] == json!({"class": "CommandNotFound", "desc": text}), "{agent:?}: {reply}");
-    host.synchronise(crate::vm::conversation::PATIENCE)?;
+    host.synchronise(crate::vm::conversation::patience())?;
     let reply = host.ask(&json!({"execute": "guest-sync", "arguments": {"id": 5}}))?;
     ensure!(reply == json!({"return": 5}), "{agent:?}: {reply}");
     ensure!(host.call("guest-fsfreeze-status", &json!({}))? == "frozen", "{agent:?} does not say that it is frozen");

@@ -4,11 +4,14 @@
 //! freeze everything look only at what the host sees.
 
 use super::Case;
-use crate::vm::conversation::Conversation;
+use crate::vm::conversation::{Conversation, patience};
 use crate::vm::frozen::ORIGINAL_UNIT;
 use crate::vm::guest::{Agent, Guest, OUR_UNIT};
+use crate::vm::pace;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
+use std::cell::Cell;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 pub const CASES: &[Case] = &[
@@ -75,23 +78,6 @@ fn status(host: &mut Conversation) -> Result<Value> {
     host.call("guest-fsfreeze-status", &json!({}))
 }
 
-/// Whether a write to a place comes back.
-fn takes_writes(guest: &mut Guest, place: &str) -> Result<bool> {
-    // The write itself cannot be killed while it waits, so it is left behind; what it says later is for nobody.
-    let script = format!(
-        "(touch {place}/probe && echo done > /run/probe.$$) > /dev/null 2>&1 & sleep 1; cat /run/probe.$$ 2> /dev/null; rm -f /run/probe.$$"
-    );
-    Ok(guest.shell(&script)?.trim() == "done")
-}
-
-fn expect_writes(guest: &mut Guest, places: &[&str], expected: bool) -> Result<()> {
-    for place in places {
-        let found = takes_writes(guest, place)?;
-        ensure!(found == expected, "{place} {} writes", if found { "takes" } else { "does not take" });
-    }
-    Ok(())
-}
-
 /// Waits until the agent says that nothing is frozen.
 fn wait_for_thaw(guest: &mut Guest) -> Result<Conversation> {
     guest.wait_until("the agent says that it is thawed", |guest| {
@@ -123,7 +109,7 @@ fn original_is_held(guest: &mut Guest) -> Result<()> {
     guest.shell("mount -t tmpfs none /mnt/a")?;
     ensure!(thaw(&mut host)? == json!({"return": 1}), "the original finds what was mounted over");
     guest.shell("umount /mnt/a")?;
-    expect_writes(guest, &["/mnt/a"], false)?;
+    guest.expect_writes(&["/mnt/a"], false)?;
     guest.shell("fsfreeze -u /mnt/a")?;
     // Told to end: it does not.
     freeze(&mut host, &["/mnt/b"])?;
@@ -133,10 +119,10 @@ fn original_is_held(guest: &mut Guest) -> Result<()> {
     // The host is gone: so it stays, for longer than ours is given for it.
     drop(host);
     guest.shell("sleep 8")?;
-    expect_writes(guest, &["/mnt/b"], false)?;
+    guest.expect_writes(&["/mnt/b"], false)?;
     // Killed: the one that the service manager starts knows of it, and waits to be asked.
     guest.shell(&format!("kill -9 {pid}; sleep 5"))?;
-    expect_writes(guest, &["/mnt/b"], false)?;
+    guest.expect_writes(&["/mnt/b"], false)?;
     let mut host = guest.talk_to_original()?;
     ensure!(status(&mut host)? == "frozen" && thaw(&mut host)?["return"] == 1, "the next one does not thaw");
     // A state file, however old, is believed.
@@ -158,11 +144,11 @@ fn stacked(guest: &mut Guest) -> Result<()> {
         let mut host = guest.talk_to_ours()?;
         // In the order in which it would hang: the file's own file system first.
         freeze(&mut host, &["/mnt/a", "/mnt/inner", "/mnt/b"])?;
-        expect_writes(guest, &["/mnt/a", "/mnt/inner", "/mnt/b"], false)?;
+        guest.expect_writes(&["/mnt/a", "/mnt/inner", "/mnt/b"], false)?;
         let refused = host.ask(&json!({"execute": "guest-get-host-name"}))?;
         ensure!(refused["error"]["class"] == "CommandNotFound", "{refused}");
         ensure!(thaw(&mut host)? == json!({"return": 3}));
-        expect_writes(guest, &["/mnt/a", "/mnt/inner", "/mnt/b"], true)?;
+        guest.expect_writes(&["/mnt/a", "/mnt/inner", "/mnt/b"], true)?;
         ensure!(host.ask(&json!({"execute": "guest-get-host-name"}))?["return"].is_object());
         let left = guest.shell_result("pgrep -x qemu-ga-guard; ls /run/qga.state.*")?.stdout;
         ensure!(left.is_empty(), "left behind: {left}");
@@ -181,12 +167,12 @@ fn stacked_out_of_order(guest: &mut Guest, ours: &mut Conversation) -> Result<()
     // With nothing beneath it frozen any more it goes on.
     guest.shell("fsfreeze -u /mnt/elsewhere")?;
     ensure!(early?.is_none(), "the original freezes the lower one last");
-    original.synchronise(Duration::from_secs(60))?;
+    original.synchronise(patience())?;
     thaw(&mut original)?;
     guest.shell("echo dirty > /mnt/inner/dirty")?;
     freeze(ours, &PLACES)?;
     ensure!(thaw(ours)? == json!({"return": 2}));
-    expect_writes(guest, &PLACES, true)
+    guest.expect_writes(&PLACES, true)
 }
 
 fn moved(guest: &mut Guest) -> Result<()> {
@@ -196,39 +182,88 @@ fn moved(guest: &mut Guest) -> Result<()> {
         guest.shell("mount -t tmpfs none /mnt/a && mount --make-private / && mount --move /mnt/b /mnt/elsewhere")?;
         ensure!(thaw(&mut host)? == json!({"return": 2}));
         guest.shell("umount /mnt/a")?;
-        expect_writes(guest, &["/mnt/a", "/mnt/elsewhere"], true)
+        guest.expect_writes(&["/mnt/a", "/mnt/elsewhere"], true)
     })
 }
 
+/// The time limit of a freeze was over before the case could look: nothing is shown.
+#[derive(Debug)]
+struct TooLate;
+
+impl fmt::Display for TooLate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the freeze's time limit was over before anybody could look")
+    }
+}
+
+impl std::error::Error for TooLate {}
+
+/// Freezes `places` with a time limit, does `then`, and makes sure that a write to the first place waits; then runs the
+/// rest of the case. A guest that is too slow for the limit gets a longer one.
+fn with_time_limit(
+    guest: &mut Guest,
+    usual_seconds: u32,
+    places: &[&str],
+    then: impl Fn(&mut Guest) -> Result<()>,
+    rest: impl Fn(&mut Guest) -> Result<()>,
+) -> Result<()> {
+    let limited = |guest: &mut Guest, seconds: u32| {
+        with_file_systems(guest, &format!("fsfreeze-timeout={seconds}"), |guest| {
+            let mut host = guest.talk_to_ours()?;
+            let began = guest.uptime_seconds()?;
+            let looked = freeze(&mut host, places)
+                .and_then(|()| then(guest))
+                .and_then(|()| guest.expect_writes(&places[..1], false));
+            drop(host);
+            if let Err(error) = looked {
+                let is_over = guest.uptime_seconds()? - began >= f64::from(seconds);
+                return Err(if is_over { TooLate.into() } else { error });
+            }
+            rest(guest)
+        })
+    };
+    let seconds = usual_seconds * pace::slowness();
+    match limited(guest, seconds) {
+        Err(error) if error.is::<TooLate>() => limited(guest, seconds * 4),
+        other => other,
+    }
+}
+
+/// How often our agent's log of this boot says that a freeze was ended by its time limit.
+fn time_limits_over(guest: &mut Guest) -> Result<u32> {
+    let lines = format!("journalctl --boot --unit {OUR_UNIT} | grep -c 'fsfreeze-timeout was over'; true");
+    Ok(guest.shell(&lines)?.parse()?)
+}
+
 fn deadline(guest: &mut Guest) -> Result<()> {
-    with_file_systems(guest, "fsfreeze-timeout=4", |guest| {
-        let mut host = guest.talk_to_ours()?;
-        freeze(&mut host, &["/mnt/a"])?;
-        expect_writes(guest, &["/mnt/a"], false)?;
-        drop(host);
+    let before = Cell::new(0);
+    let count = |guest: &mut Guest| time_limits_over(guest).map(|count| before.set(count));
+    with_time_limit(guest, 4, &["/mnt/a"], count, |guest| {
         let mut host = wait_for_thaw(guest)?;
-        expect_writes(guest, &["/mnt/a"], true)?;
+        guest.expect_writes(&["/mnt/a"], true)?;
         let told = thaw(&mut host)?;
         let text = told["error"]["desc"].as_str().unwrap_or_default();
         ensure!(text.contains("thawed before guest-fsfreeze-thaw") && text.contains("fsfreeze-timeout"), "{told}");
         ensure!(thaw(&mut host)? == json!({"return": 0}), "it is told twice");
-        let log = guest.shell(&format!("journalctl --boot --unit {OUR_UNIT} | grep -c 'fsfreeze-timeout was over'"))?;
-        ensure!(log.trim() == "1", "the log has {log} lines of it");
+        let after = time_limits_over(guest)?;
+        ensure!(after == before.get() + 1, "the log has {} lines of it", after - before.get());
         Ok(())
     })
 }
 
 fn host_gone(guest: &mut Guest) -> Result<()> {
+    let before = time_limits_over(guest)?;
     with_file_systems(guest, "fsfreeze-timeout=5", |guest| {
         let mut host = guest.talk_to_ours()?;
         host.send_request(&json!({"execute": "guest-fsfreeze-freeze-list", "arguments": {"mountpoints": ["/mnt/b"]}}))?;
         // Gone before the reply.
         drop(host);
-        guest.wait_until("the freeze has begun", |guest| {
-            Ok((guest.shell_result("test -e /run/qga.state.isfrozen")?.status == 0).then_some(()))
+        // A slow guest may show the frozen state to nobody, so the log is asked whether the freeze has begun and ended.
+        guest.wait_until("the freeze has ended at its time limit", |guest| {
+            Ok((time_limits_over(guest)? > before).then_some(()))
         })?;
         wait_for_thaw(guest)?;
-        expect_writes(guest, &["/mnt/b"], true)
+        guest.expect_writes(&["/mnt/b"], true)
     })
 }
 
@@ -238,7 +273,7 @@ fn terminated(guest: &mut Guest) -> Result<()> {
         freeze(&mut host, &["/mnt/a", "/mnt/b"])?;
         drop(host);
         guest.shell(&format!("systemctl stop {OUR_UNIT}"))?;
-        expect_writes(guest, &["/mnt/a", "/mnt/b"], true)?;
+        guest.expect_writes(&["/mnt/a", "/mnt/b"], true)?;
         let left =
             guest.shell_result("pgrep -x qemu-ga-guard; ls /run/qga.state.isfrozen /run/qga.state.guardian")?.stdout;
         ensure!(left.is_empty(), "left behind: {left}");
@@ -270,23 +305,25 @@ fn killed(guest: &mut Guest) -> Result<()> {
         guest.shell("mount -t tmpfs none /mnt/a")?;
         ensure!(thaw(&mut host)? == json!({"return": 2}));
         guest.shell("umount /mnt/a")?;
-        expect_writes(guest, &["/mnt/a", "/mnt/b"], true)?;
+        guest.expect_writes(&["/mnt/a", "/mnt/b"], true)?;
         ensure!(host.ask(&json!({"execute": "guest-get-host-name"}))?["return"].is_object());
         Ok(())
     })
 }
 
 fn orphaned(guest: &mut Guest) -> Result<()> {
-    with_file_systems(guest, "fsfreeze-timeout=25", |guest| {
-        let mut host = guest.talk_to_ours()?;
-        freeze(&mut host, &["/mnt/a", "/mnt/b"])?;
-        drop(host);
+    let kill = |guest: &mut Guest| {
         // A masked unit is not started again.
         let dead = format!("systemctl mask --runtime {OUR_UNIT}; kill -9 {}", guest.our_pid()?);
-        guest.shell(&dead)?;
-        expect_writes(guest, &["/mnt/a"], false)?;
-        guest.wait_until("the guardian thaws", |guest| Ok(takes_writes(guest, "/mnt/b")?.then_some(())))?;
-        expect_writes(guest, &["/mnt/a"], true)?;
+        guest.shell(&dead).map(drop)
+    };
+    with_time_limit(guest, 25, &["/mnt/a", "/mnt/b"], kill, |guest| {
+        guest.wait_until("the guardian thaws", |guest| {
+            // Each look leaves a program behind that waits.
+            guest.shell("sleep 1")?;
+            Ok(guest.takes_writes("/mnt/b")?.then_some(()))
+        })?;
+        guest.expect_writes(&["/mnt/a"], true)?;
         guest.shell(&format!("systemctl unmask --runtime {OUR_UNIT}; systemctl restart {OUR_UNIT}"))?;
         let mut host = guest.talk_to_ours()?;
         ensure!(status(&mut host)? == "thawed");
@@ -309,7 +346,7 @@ fn both_killed(guest: &mut Guest) -> Result<()> {
         let mut host = guest.talk_to_ours()?;
         ensure!(status(&mut host)? == "frozen", "the new agent does not know of the freeze");
         ensure!(thaw(&mut host)? == json!({"return": 3}));
-        expect_writes(guest, &["/mnt/a", "/mnt/inner", "/mnt/b"], true)
+        guest.expect_writes(&["/mnt/a", "/mnt/inner", "/mnt/b"], true)
     })
 }
 
@@ -350,7 +387,7 @@ fn original_is_deaf(guest: &mut Guest) -> Result<()> {
     let early = host.line_within(Duration::from_secs(8));
     guest.shell("dmsetup resume hangs")?;
     ensure!(early?.is_none(), "the original answers while the disk hangs");
-    host.synchronise(Duration::from_secs(60))?;
+    host.synchronise(patience())?;
     thaw(&mut host).map(drop)
 }
 
@@ -362,19 +399,19 @@ fn hung_disk_is_survived(guest: &mut Guest) -> Result<()> {
     ensure!(host.line_within(Duration::from_secs(3))?.is_none(), "the disk does not hang");
     // As libvirt does after its patience is over: a sync, then the thaw.
     let asked = Instant::now();
-    host.synchronise(Duration::from_secs(30))?;
+    host.synchronise(patience())?;
     guest.note(format!("a sync during a freeze that hangs is answered within {} ms", asked.elapsed().as_millis()));
     let thawed = thaw(&mut host)?;
     ensure!(thawed["return"].is_i64(), "{thawed}");
     guest.note(format!("the thaw that calls it off takes {} ms", asked.elapsed().as_millis()));
     ensure!(status(&mut host)? == "thawed");
-    expect_writes(guest, &["/mnt/a"], true)?;
+    guest.expect_writes(&["/mnt/a"], true)?;
     guest.shell("dmsetup resume hangs")?;
-    expect_writes(guest, &["/mnt/b"], true).context("what hung is frozen after all")?;
+    guest.expect_writes(&["/mnt/b"], true).context("what hung is frozen after all")?;
     // Nothing is left of it: the next freeze goes through.
     freeze(&mut host, &["/mnt/a", "/mnt/b"])?;
     ensure!(thaw(&mut host)? == json!({"return": 2}));
-    expect_writes(guest, &["/mnt/a", "/mnt/b"], true)
+    guest.expect_writes(&["/mnt/a", "/mnt/b"], true)
 }
 
 fn unplugged(guest: &mut Guest) -> Result<()> {
@@ -389,19 +426,19 @@ fn unplugged_under(guest: &mut Guest, agent: Agent) -> Result<()> {
     machine.qmp("blockdev-add", &json!({"driver": "file", "node-name": "unplugged", "filename": file}))?;
     machine.qmp("device_add", &json!({"driver": "scsi-hd", "bus": "plugs.0", "id": "unplugged-disk", "drive": "unplugged", "serial": "UNPLUGGED"}))?;
     guest.shell(
-            "modprobe virtio_scsi; for try in 1 2 3 4 5 6 7 8 9 10; do udevadm settle; disk=$(ls /dev/disk/by-id/*UNPLUGGED) && break; sleep 1; done
+            "modprobe virtio_scsi; for try in $(seq 600); do udevadm settle; disk=$(ls /dev/disk/by-id/*UNPLUGGED) && break; sleep 1; done
              mkfs.ext4 -q $disk && mount $disk /mnt/elsewhere",
         )?;
     let mut host = guest.talk_to(agent)?;
     freeze(&mut host, &["/mnt/a", "/mnt/elsewhere"])?;
     let machine = guest.machine();
     machine.qmp("device_del", &json!({"id": "unplugged-disk"}))?;
-    machine.wait_for_event("DEVICE_DELETED", Duration::from_secs(60))?;
+    machine.wait_for_event("DEVICE_DELETED", patience())?;
     guest.machine().qmp("blockdev-del", &json!({"node-name": "unplugged"}))?;
     let thawed = thaw(&mut host)?;
     guest.note(format!("{agent:?}: thaw after one of two disks was unplugged: {thawed}"));
     ensure!(status(&mut host)? == "thawed");
-    expect_writes(guest, &["/mnt/a"], true)?;
+    guest.expect_writes(&["/mnt/a"], true)?;
     guest.shell("umount -l /mnt/elsewhere").map(drop)
 }
 

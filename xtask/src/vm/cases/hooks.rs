@@ -3,9 +3,10 @@
 
 use super::Case;
 use crate::vm::Skipped;
-use crate::vm::conversation::{Conversation, PATIENCE};
+use crate::vm::conversation::{Conversation, patience};
 use crate::vm::disk::{Disk, DiskOptions};
 use crate::vm::guest::{Guest, OUR_UNIT};
+use crate::vm::pace;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::fs;
@@ -19,8 +20,10 @@ pub const CASES: &[Case] = &[
     Case { name: "hooks_keep_databases_whole_in_a_snapshot", run: databases },
 ];
 
-/// What hangs is killed after this long here.
-const HOOK_LIMIT_SECONDS: u32 = 3;
+/// What hangs is killed after this long here; what does not has time enough.
+fn hook_limit_seconds() -> u32 {
+    3 * pace::slowness()
+}
 const DIRECTORY: &str = "/etc/qemu/fsfreeze-hook.d";
 const FAILED: &str = "child process has failed to execute fsfreeze hook: ";
 
@@ -73,7 +76,7 @@ fn run_with_hooks(guest: &mut Guest, run: impl Fn(&mut Guest, Conversation) -> R
         add_hook(guest, &format!("{DIRECTORY}/{name}"), "755")?;
     }
     guest.shell("echo good > /run/mood")?;
-    let host = configure(guest, &format!("fsfreeze-hook-timeout={HOOK_LIMIT_SECONDS}\\n"))?;
+    let host = configure(guest, &format!("fsfreeze-hook-timeout={}\\n", hook_limit_seconds()))?;
     run(guest, host)
 }
 
@@ -109,7 +112,7 @@ fn expect_said(guest: &mut Guest, expected: &str) -> Result<()> {
 /// Nothing is frozen, and says so.
 fn expect_thawed(guest: &mut Guest, host: &mut Conversation) -> Result<()> {
     expect("status", &host.ask(&json!({"execute": "guest-fsfreeze-status"}))?, &json!({"return": "thawed"}))?;
-    guest.shell("timeout 20 touch /mnt/hooks/written").context("the file system is frozen").map(drop)
+    guest.shell("timeout 600 touch /mnt/hooks/written").context("the file system is frozen").map(drop)
 }
 
 fn order(guest: &mut Guest) -> Result<()> {
@@ -129,7 +132,7 @@ fn failures(guest: &mut Guest) -> Result<()> {
     with_hooks(guest, |guest, mut host| {
         for (mood, text) in [
             ("fails", "20-second: no space left".to_owned()),
-            ("hangs", format!("20-second: it did not end within {HOOK_LIMIT_SECONDS} s and was killed: waiting")),
+            ("hangs", format!("20-second: it did not end within {} s and was killed: waiting", hook_limit_seconds())),
         ] {
             guest.shell(&format!("echo {mood} > /run/mood"))?;
             let reply = freeze(&mut host)?;
@@ -155,7 +158,7 @@ fn called_off(guest: &mut Guest) -> Result<()> {
         guest.wait_until("the hook hangs", |guest| {
             Ok((guest.shell_result("grep 20-second /run/said && pgrep -xf 'sleep 1000'")?.status == 0).then_some(()))
         })?;
-        host.synchronise(PATIENCE).context("while the hook hangs")?;
+        host.synchronise(patience()).context("while the hook hangs")?;
         expect("thaw", &thaw(&mut host)?, &json!({"return": 0}))?;
         // A thaw that comes after the freeze was given up calls them again, as any thaw does.
         let said = said(guest)?;
@@ -292,8 +295,8 @@ version=$(ls /usr/lib/postgresql | tail -n 1)
 systemd-run --quiet --unit database-mariadb mariadbd --user=mysql --datadir=/srv/databases/mariadb --skip-networking
 systemd-run --quiet --unit database-redis --uid redis redis-server /etc/redis/redis.conf \
     --daemonize no --supervised no --dir /srv/databases/redis --logfile ''
-pg_ctlcluster --skip-systemctl-redirect $version snapshot start
-for try in $(seq 300); do
+PGCTLTIMEOUT=600 pg_ctlcluster --skip-systemctl-redirect $version snapshot start
+for try in $(seq 3000); do
     mariadb-admin --silent ping 2> /dev/null && [ $(redis-cli ping) = PONG ] && break
     sleep 0.2
 done
@@ -305,7 +308,7 @@ const STOP_DATABASES: &str = "systemctl kill --signal KILL database-mariadb data
 pkill -KILL -u postgres
 systemctl stop 'writer-*' database-mariadb database-redis 2> /dev/null
 systemctl reset-failed 'writer-*' 'database-*' 2> /dev/null
-for try in $(seq 100); do umount /srv/databases 2> /dev/null; mountpoint -q /srv/databases || break; sleep 0.1; done
+for try in $(seq 1000); do umount /srv/databases 2> /dev/null; mountpoint -q /srv/databases || break; sleep 0.1; done
 rm -f /srv/databases/postgresql/data/postmaster.pid; ! mountpoint -q /srv/databases";
 
 /// Three programs that write one number after the other, and note what the server has acknowledged. The first gets

@@ -1,6 +1,7 @@
 //! The port is taken away and given back while the guest runs.
 
 use super::Case;
+use crate::vm::conversation::patience;
 use crate::vm::guest::{Guest, our_port};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -11,11 +12,9 @@ pub const CASES: &[Case] = &[
     Case { name: "hotplug_ours_without_a_unit_finds_its_port_again", run: without_a_unit },
 ];
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
 fn unplug(guest: &mut Guest) -> Result<()> {
     guest.machine().qmp("device_del", &json!({"id": "ours"}))?;
-    guest.machine().wait_for_event("DEVICE_DELETED", PATIENCE)?;
+    guest.machine().wait_for_event("DEVICE_DELETED", patience())?;
     guest.wait_until("the port is gone in the guest", |guest| {
         let result = guest.shell_result("grep -l org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name")?;
         Ok((result.status != 0).then_some(()))

@@ -22,6 +22,9 @@ const ALLOWED_TICKS: u64 = 5;
 /// looks ten times a second.
 const ALLOWED_SLEEPS: u64 = 2 * WATCHED.as_secs();
 
+/// How often an agent that does not look idle is looked at again.
+const LOOKS: u32 = 3;
+
 /// A thread of the agent that has nothing to do ends within this time, and takes what it has cost with it.
 const SETTLED: Duration = Duration::from_secs(12);
 
@@ -36,10 +39,19 @@ fn watch(guest: &mut Guest, pid: u32) -> Result<Usage> {
 
 fn ensure_idle(guest: &mut Guest) -> Result<()> {
     let pid = guest.our_pid()?;
-    let used = watch(guest, pid)?;
+    let is_idle = |used: &Usage| used.cpu_ticks <= ALLOWED_TICKS && used.sleeps <= ALLOWED_SLEEPS;
+    let mut used = watch(guest, pid)?;
+    // An agent that works without cause does so every time; a busy host does not.
+    for _ in 0..LOOKS {
+        if is_idle(&used) {
+            break;
+        }
+        guest.note(format!("not idle, looked at again: {used:?}"));
+        used = watch(guest, pid)?;
+    }
     let seconds = WATCHED.as_secs();
     guest.note(format!("{seconds} s: {} ticks of 10 ms, woken up {} times", used.cpu_ticks, used.sleeps));
-    ensure!(used.cpu_ticks <= ALLOWED_TICKS && used.sleeps <= ALLOWED_SLEEPS, "not idle: {used:?} within {seconds} s");
+    ensure!(is_idle(&used), "not idle: {used:?} within {seconds} s");
     Ok(())
 }
 

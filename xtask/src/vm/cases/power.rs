@@ -5,6 +5,7 @@ use super::Case;
 use crate::vm::Skipped;
 use crate::vm::conversation::Conversation;
 use crate::vm::guest::{Agent, Guest};
+use crate::vm::pace;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -23,8 +24,10 @@ pub const CASES: &[Case] = &[
     Case { name: "power_sleep_in_memory_and_wake_by_the_host", run: sleep_in_memory },
 ];
 
-/// How long the machine may take to get into another state on a busy host.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long the machine may take to get into another state.
+fn patience() -> Duration {
+    pace::patience(Duration::from_secs(60))
+}
 /// Longer than two questions take on the busiest host; shorter than any step of the clock here.
 const MOMENT_NS: i64 = 600_000_000_000;
 const WEEK_NS: i64 = 7 * 24 * 3600 * 1_000_000_000;
@@ -176,7 +179,7 @@ fn plug_disk(guest: &mut Guest, name: &str, device: Value) -> Result<()> {
     device["serial"] = json!(name);
     guest.machine().qmp("device_add", &device)?;
     guest.shell(&format!(
-        "for try in $(seq 100); do udevadm settle; lsblk -dno SERIAL | grep -qx {name} && exit; sleep 0.2; done; exit 1"
+        "for try in $(seq 600); do udevadm settle; lsblk -dno SERIAL | grep -qx {name} && exit; sleep 0.2; done; exit 1"
     ))?;
     Ok(())
 }
@@ -307,7 +310,7 @@ fn answered_meanwhile(guest: &mut Guest) -> Result<()> {
         "trimming does not hang: {:?}",
         early.map(|line| String::from_utf8_lossy(&line).into_owned())
     );
-    host.synchronise(PATIENCE).context("while trimming hangs")?;
+    host.synchronise(patience()).context("while trimming hangs")?;
     host.call("guest-get-fsinfo", &json!({})).context("while trimming hangs")?;
     let text = told(&host.ask(&json!({"execute": "guest-set-time", "arguments": {"time": now_ns()}}))?);
     ensure!(text.contains("guest-fstrim has been running"), "while trimming hangs: {text}");
@@ -325,12 +328,12 @@ fn answered_meanwhile(guest: &mut Guest) -> Result<()> {
 fn sleep_and_wake(guest: &mut Guest, agent: Agent, command: &str) -> Result<()> {
     let mut host = guest.talk_to(agent)?;
     host.send_request(&json!({"execute": command}))?;
-    if let Err(error) = guest.machine().wait_for_event("SUSPEND", PATIENCE) {
+    if let Err(error) = guest.machine().wait_for_event("SUSPEND", patience()) {
         let line = host.line_within(Duration::from_millis(100))?.unwrap_or_default();
         return Err(error.context(format!("{command} of {agent:?} says {:?}", String::from_utf8_lossy(&line))));
     }
     guest.machine().qmp("system_wakeup", &json!({}))?;
-    guest.machine().wait_for_event("WAKEUP", PATIENCE)?;
+    guest.machine().wait_for_event("WAKEUP", patience())?;
     ensure_timers_run(guest)?;
     // The very next line is the answer to this.
     let reply = host.ask(&json!({"execute": "guest-ping", "id": "awake"}))?;
@@ -344,14 +347,13 @@ fn sleep_and_wake(guest: &mut Guest, agent: Agent, command: &str) -> Result<()> 
 /// anything, so nothing can be shown in it.
 fn ensure_timers_run(guest: &mut Guest) -> Result<()> {
     const SLEEP: &str = "for processor in 0 1 0 1; do taskset -c $processor sleep 0.1; done";
-    const TIMER_PATIENCE: Duration = Duration::from_secs(40);
     // The original waits for nothing to answer these, and the host's time counts.
     let mut host = guest.talk_to_original()?;
     let arguments = json!({"path": "/bin/sh", "arg": ["-c", SLEEP]});
     let pid = host.call("guest-exec", &arguments)?["pid"].clone();
     let started = Instant::now();
     while host.call("guest-exec-status", &json!({"pid": pid}))?["exited"] == false {
-        if started.elapsed() > TIMER_PATIENCE {
+        if started.elapsed() > pace::patience(Duration::from_secs(15)) {
             drop(host);
             restart(guest)?;
             return Err(Skipped::because("a processor's timer stands still after waking: a fault of QEMU without KVM"));
@@ -365,7 +367,7 @@ fn ensure_timers_run(guest: &mut Guest) -> Result<()> {
 fn restart(guest: &mut Guest) -> Result<()> {
     guest.reboot(|guest| guest.machine().qmp("system_reset", &json!({})).map(drop))?;
     // The kernel does not put a machine to sleep whose devices are still being looked for.
-    guest.shell_result("timeout 120 systemctl is-system-running --wait; udevadm settle").map(drop)
+    guest.shell_result("timeout 600 systemctl is-system-running --wait; udevadm settle").map(drop)
 }
 
 /// Takes systemctl away from the agents while something is done.
@@ -458,12 +460,12 @@ fn sleep_off_and_go_on(guest: &mut Guest) -> Result<()> {
     let mut host = guest.talk_to_ours()?;
     guest.machine().qmp("set-action", &json!({"shutdown": "pause"}))?;
     host.send_request(&json!({"execute": "guest-suspend-disk"}))?;
-    if let Err(error) = guest.machine().wait_for_event("SHUTDOWN", PATIENCE) {
+    if let Err(error) = guest.machine().wait_for_event("SHUTDOWN", patience()) {
         let line = host.line_within(Duration::from_millis(100))?.unwrap_or_default();
         return Err(error.context(format!("it says {:?}", String::from_utf8_lossy(&line))));
     }
     start_anew(guest)?;
-    host.synchronise(PATIENCE)?;
+    host.synchronise(patience())?;
     drop(host);
     guest.wait_until("the guest goes on", |guest| Ok(guest.shell(BOOT_ID).is_ok().then_some(())))?;
     ensure!(guest.shell(BOOT_ID)? == before, "the guest has started anew instead of going on");
@@ -490,7 +492,7 @@ fn ends(guest: &mut Guest) -> Result<()> {
     guest.reboot(|guest| {
         guest.machine().qmp("set-action", &json!({"shutdown": "pause"}))?;
         let mut host = end(guest, &json!({}))?;
-        let event = guest.machine().wait_for_event("SHUTDOWN", PATIENCE)?;
+        let event = guest.machine().wait_for_event("SHUTDOWN", patience())?;
         ensure!(event["data"]["reason"] == "guest-shutdown", "{event}");
         ensure_silent(&mut host)?;
         start_anew(guest)
@@ -503,7 +505,7 @@ fn ends(guest: &mut Guest) -> Result<()> {
             || -> Result<usize> { Ok(String::from_utf8_lossy(&fs::read(&console)?).matches("System halted").count()) };
         let before = halts()?;
         let mut host = end(guest, &json!({"mode": "halt"}))?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         while halts()? == before {
             ensure!(Instant::now() < deadline, "the guest does not halt:\n{}", guest.console_tail(20));
             std::thread::sleep(Duration::from_millis(200));

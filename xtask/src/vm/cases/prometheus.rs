@@ -10,7 +10,7 @@ use super::Case;
 use super::command_line::{output, qga};
 use crate::packages;
 use crate::vm::apt::{Archive, PrivateApt};
-use crate::vm::conversation::PATIENCE;
+use crate::vm::conversation::patience;
 use crate::vm::guest::Guest;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -139,7 +139,7 @@ fn query(api: &str, expression: &str) -> Result<Vec<(Value, String)>> {
     let percent = |byte: u8| format!("%{byte:02X}");
     let encoded: String = expression.bytes().map(percent).collect();
     let mut stream = TcpStream::connect(api).with_context(|| format!("cannot connect to {api}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience()))?;
     // In this version a reply has no pieces, and ends with the connection.
     write!(stream, "GET /api/v1/query?query={encoded} HTTP/1.0\r\n\r\n")?;
     let mut reply = String::new();

@@ -16,7 +16,7 @@ fn of_its_own_will(guest: &mut Guest) -> Result<()> {
     // Not at once: the script's own end must still be told.
     guest.reboot(|guest| guest.shell("systemd-run --quiet --on-active=1 systemctl reboot").map(drop))?;
     for host in [&mut ours, &mut original] {
-        host.synchronise(std::time::Duration::from_secs(120))?;
+        host.synchronise(crate::vm::pace::BOOT_PATIENCE)?;
         host.call("guest-ping", &json!({}))?;
     }
     Ok(())

@@ -1,8 +1,9 @@
 //! The host's end of the port is closed and opened: what one client left must not reach the next.
 
 use super::Case;
-use crate::vm::conversation::Conversation;
+use crate::vm::conversation::{Conversation, patience};
 use crate::vm::guest::Guest;
+use crate::vm::pace;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use std::thread::sleep;
@@ -15,8 +16,10 @@ pub const CASES: &[Case] = &[
     Case { name: "reconnect_a_hundred_times", run: many_times },
 ];
 
-/// Time for the guest to notice that the host has come or gone.
-const NOTICE: Duration = Duration::from_secs(2);
+/// Gives the guest time to notice that the host has come or gone.
+fn let_the_guest_notice() {
+    sleep(Duration::from_secs(2) * pace::slowness());
+}
 
 /// Both agents must manage this: it is what `guest-sync-delimited` is for.
 fn half_request_then_sync(guest: &mut Guest) -> Result<()> {
@@ -25,7 +28,7 @@ fn half_request_then_sync(guest: &mut Guest) -> Result<()> {
         first.send(br#"{"execute": "guest-exec", "arguments": {"path": "/bin/tru"#)?;
         drop(first);
         let mut second = Conversation::open(&path)?;
-        second.synchronise(Duration::from_secs(60))?;
+        second.synchronise(patience())?;
         second.call("guest-ping", &json!({}))?;
     }
     Ok(())
@@ -34,9 +37,9 @@ fn half_request_then_sync(guest: &mut Guest) -> Result<()> {
 fn half_request_is_forgotten(guest: &mut Guest) -> Result<()> {
     let mut first = guest.talk_to_ours()?;
     first.send(br#"{"execute": "guest-pi"#)?;
-    sleep(NOTICE);
+    let_the_guest_notice();
     drop(first);
-    sleep(NOTICE);
+    let_the_guest_notice();
     let mut second = Conversation::open(&guest.our_agent())?;
     let reply = second.ask(&json!({"execute": "guest-ping", "id": "second"}))?;
     ensure!(reply == json!({"return": {}, "id": "second"}), "the second client is told {reply}");
@@ -52,14 +55,14 @@ fn reply_of_the_dead(guest: &mut Guest) -> Result<()> {
         let mut first = Conversation::open(&guest.our_agent())?;
         first.send_request(&json!({"execute": "guest-info", "id": "first"}))?;
         // QEMU must have handed the request to the guest before the connection is gone.
-        sleep(NOTICE);
+        let_the_guest_notice();
         drop(first);
-        sleep(NOTICE);
+        let_the_guest_notice();
         anyhow::Ok(())
     })();
     guest.shell(&format!("kill -CONT {pid}"))?;
     asked?;
-    sleep(NOTICE);
+    let_the_guest_notice();
     let mut second = Conversation::open(&guest.our_agent())?;
     let reply = second.ask(&json!({"execute": "guest-ping", "id": "second"})).context("the second client")?;
     ensure!(reply["id"] == "second", "the second client is told {}", reply["id"]);

@@ -1,15 +1,12 @@
 //! An agent on a plain serial port.
 
 use super::Case;
-use crate::vm::conversation::Conversation;
+use crate::vm::conversation::{Conversation, patience};
 use crate::vm::guest::Guest;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use std::time::Duration;
 
 pub const CASES: &[Case] = &[Case { name: "serial_agent_answers_also_after_a_hang_up", run: on_the_second_port }];
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn on_the_second_port(guest: &mut Guest) -> Result<()> {
     guest.shell(
@@ -23,7 +20,7 @@ fn on_the_second_port(guest: &mut Guest) -> Result<()> {
 
 fn converse(guest: &mut Guest) -> Result<()> {
     let mut first = Conversation::open(&guest.serial_port())?;
-    first.synchronise(PATIENCE)?;
+    first.synchronise(patience())?;
     first.call("guest-ping", &json!({}))?;
     // More than any buffer on the way: 64 KiB of id there and back.
     let id = "0123456789abcdef".repeat(4096);
@@ -33,7 +30,7 @@ fn converse(guest: &mut Guest) -> Result<()> {
     drop(first);
 
     let mut second = Conversation::open(&guest.serial_port())?;
-    second.synchronise(PATIENCE).context("after the host came back")?;
+    second.synchronise(patience()).context("after the host came back")?;
     second.call("guest-ping", &json!({}))?;
 
     let before = guest.unit_pid("serial-agent.service")?;
@@ -43,7 +40,7 @@ fn converse(guest: &mut Guest) -> Result<()> {
 port = os.open(\"/dev/ttyS1\", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
 fcntl.ioctl(port, 0x5437)'",
     )?;
-    second.synchronise(PATIENCE).context("after the hang-up")?;
+    second.synchronise(patience()).context("after the hang-up")?;
     second.call("guest-ping", &json!({}))?;
     let after = guest.unit_pid("serial-agent.service")?;
     ensure!(before == after, "process {before} became {after}");

@@ -53,6 +53,24 @@ fn big_read(guest: &mut Guest) -> Result<()> {
     Ok(())
 }
 
+/// More than the clock's interrupts, which are counted as somebody's time; a loop would take all of it.
+const ALLOWED_TICKS: u64 = 10;
+
+/// The processor time of a process within `time`: the least of some looks, since a busy host makes any of them look worse.
+fn least_ticks(guest: &mut Guest, pid: u32, time: Duration) -> Result<u64> {
+    let mut least = u64::MAX;
+    for _ in 0..4 {
+        let before = guest.usage(pid)?.cpu_ticks;
+        sleep(time);
+        // A thread that ended meanwhile has taken its time with it.
+        least = least.min(guest.usage(pid)?.cpu_ticks.saturating_sub(before));
+        if least <= ALLOWED_TICKS {
+            break;
+        }
+    }
+    Ok(least)
+}
+
 fn host_stops_reading(guest: &mut Guest) -> Result<()> {
     let pid = guest.our_pid()?;
     let (mut host, handle) = open_file(guest)?;
@@ -60,11 +78,9 @@ fn host_stops_reading(guest: &mut Guest) -> Result<()> {
     host.read_some(1 << 20)?;
     // What is on the way still fills some buffers.
     sleep(Duration::from_secs(2));
-    let before = guest.usage(pid)?;
-    sleep(Duration::from_secs(5));
-    let after = guest.usage(pid)?;
-    let ticks = after.cpu_ticks - before.cpu_ticks;
-    guest.note(format!("5 s with a host that does not read: {ticks} ticks of 10 ms, {} KiB", after.resident_kib));
+    let ticks = least_ticks(guest, pid, Duration::from_secs(5))?;
+    let resident_kib = guest.usage(pid)?.resident_kib;
+    guest.note(format!("5 s with a host that does not read: {ticks} ticks of 10 ms, {resident_kib} KiB"));
 
     guest.shell(&format!("kill -TERM {pid}"))?;
     // The next process must have the port open before the host leaves: QEMU, holding back what the last one wrote, would
@@ -80,7 +96,7 @@ fn host_stops_reading(guest: &mut Guest) -> Result<()> {
     drop(host);
     guest.talk_to_ours()?;
     ended?;
-    ensure!(ticks <= 10, "{ticks} ticks of 10 ms in 5 s with nothing to do");
+    ensure!(ticks <= ALLOWED_TICKS, "{ticks} ticks of 10 ms in 5 s with nothing to do");
     Ok(())
 }
 
@@ -95,10 +111,8 @@ fn host_leaves(guest: &mut Guest) -> Result<()> {
         sleep(Duration::from_secs(1));
         drop(host);
         if !absent.is_zero() {
-            let before = guest.usage(pid)?;
-            sleep(absent);
-            let ticks = guest.usage(pid)?.cpu_ticks - before.cpu_ticks;
-            ensure!(ticks <= 10, "{ticks} ticks of 10 ms in {absent:?} without a host");
+            let ticks = least_ticks(guest, pid, absent)?;
+            ensure!(ticks <= ALLOWED_TICKS, "{ticks} ticks of 10 ms in {absent:?} without a host");
         }
         let mut next = guest.talk_to_ours().with_context(|| format!("{absent:?} after the host has left"))?;
         next.call("guest-file-close", &json!({"handle": handle})).context("the handle outlives the client")?;

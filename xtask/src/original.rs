@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -32,13 +33,22 @@ pub fn original_agent() -> Result<PathBuf> {
 }
 
 fn install() -> Result<()> {
+    packages::install(&[PACKAGE], backports()?.as_deref())
+}
+
+/// The name of the part of Debian's archive with newer programs, made known to apt where it was not; nothing on other
+/// systems.
+pub fn backports() -> Result<Option<String>> {
+    // Two at once would write the entry twice.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let os_release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
     let field = |name: &str| {
         let line = os_release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.unwrap_or_default().trim_matches('"').to_owned()
     };
     if field("ID") != "debian" {
-        return packages::install(&[PACKAGE], None);
+        return Ok(None);
     }
     let release = field("VERSION_CODENAME");
     let backports = format!("{release}-backports");
@@ -47,7 +57,7 @@ fn install() -> Result<()> {
         let entry = entry.with_context(|| format!("apt's configuration has no entry for {release}"))?;
         fs::write(BACKPORTS_ENTRY, entry).with_context(|| format!("cannot write {BACKPORTS_ENTRY}"))?;
     }
-    packages::install(&[PACKAGE], Some(&backports))
+    Ok(Some(backports))
 }
 
 /// The texts of apt's configured sources.

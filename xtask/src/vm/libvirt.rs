@@ -7,11 +7,11 @@ use super::Skipped;
 use super::conversation::Conversation;
 use super::guest::{OUR_UNIT, ScriptResult, install_our_agent, run_script};
 use super::image::Image;
-use super::machine::CONTROL_PORT;
+use super::machine::{CONTROL_PORT, KERNEL_OPTIONS};
 use super::pace::{self, BOOT_PATIENCE};
 use super::progress;
 use super::run::Place;
-use crate::packages;
+use crate::{original, packages};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -46,6 +46,15 @@ const START: &str = r#"
 for place in etc/libvirt var/lib/libvirt var/cache/libvirt var/log/libvirt run; do
     mkdir -p "$1/own/$place" "/$place"
     mount --bind "$1/own/$place" "/$place"
+done
+# The driver asks for this user when it starts, whoever runs the machines; only some packages make it.
+for database in passwd group; do
+    cp "/etc/$database" "$1/own/$database"
+    grep -q '^libvirt-qemu:' "$1/own/$database" || case $database in
+        passwd) echo 'libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin' ;;
+        group) echo 'libvirt-qemu:x:64055:' ;;
+    esac >> "$1/own/$database"
+    mount --bind "$1/own/$database" "/etc/$database"
 done
 exec 3<&0
 /usr/sbin/libvirtd --config "$1/libvirtd.conf" --pid-file "$1/libvirtd.pid" 3<&- &
@@ -240,6 +249,7 @@ impl Place for Domain {
         install_our_agent(our_agent, &folder.path().join("share/root"))?;
         make_disks(&image, folder.path())?;
         let definition = include_str!("files/domain.xml")
+            .replace("@OPTIONS@", KERNEL_OPTIONS)
             .replace("@KERNEL@", &image.kernel().display().to_string())
             .replace("@INITRD@", &image.initrd().display().to_string())
             .replace("@FOLDER@", &folder.path().display().to_string());
@@ -305,13 +315,11 @@ pub(super) fn prepare_host() -> Result<()> {
     let missing: Vec<&str> = missing.collect();
     if !missing.is_empty() {
         // The version that goes with QEMU: both from the backports, where there are some.
-        let release = progress::output(Command::new("sh").args(["-c", ". /etc/os-release; echo $VERSION_CODENAME"]))?;
-        let of_backports = missing.iter().map(|package| format!("{package}/{}-backports", release.trim()));
-        let of_backports: Vec<String> = of_backports.collect();
-        let of_backports: Vec<&str> = of_backports.iter().map(String::as_str).collect();
-        packages::install(&of_backports, None)
-            .or_else(|_| packages::install(&missing, None))
-            .map_err(|error| Skipped::because(&format!("{error:#}")))?;
+        let installed = match original::backports() {
+            Ok(Some(backports)) => packages::install(&missing, Some(&backports)),
+            Ok(None) | Err(_) => packages::install(&missing, None),
+        };
+        installed.map_err(|error| Skipped::because(&format!("{error:#}")))?;
     }
     let mut attempt = Command::new("unshare");
     attempt.args(["--mount", "--pid", "--fork", "--mount-proc", "true"]);

@@ -87,7 +87,7 @@ impl Machine {
         add("-display", "none".into());
         add("-kernel", image.kernel().display().to_string());
         add("-initrd", image.initrd().display().to_string());
-        add("-append", format!("console=ttyS0 quiet mitigations=off sysrq_always_enabled {}", hardware.kernel_options));
+        add("-append", format!("{KERNEL_OPTIONS} {}", hardware.kernel_options));
         add("-qmp", format!("unix:{},server=on,wait=off", at("qmp")));
         // First serial port: the console, a socket with a record of everything. Second: an agent's.
         add("-chardev", format!("{},logfile={}", socket("console", folder), at("console.log")));
@@ -205,6 +205,11 @@ impl Drop for Machine {
         let _ = self.process.wait();
     }
 }
+
+/// What every guest's kernel is told. systemd's own limits, 90 s for a device or a service, end a boot on a machine that
+/// is busy with other things.
+pub const KERNEL_OPTIONS: &str = "console=ttyS0 quiet mitigations=off sysrq_always_enabled \
+    systemd.default_timeout_start_sec=1800 systemd.default_device_timeout_sec=1800 systemd.service_watchdogs=0";
 
 /// How many devices a case can plug in: QEMU calls the buses `slot1` and so on.
 pub const HOTPLUG_SLOTS: usize = 8;

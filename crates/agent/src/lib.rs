@@ -19,13 +19,16 @@ mod environment;
 mod error;
 mod exclusive;
 mod intake;
+mod keeper;
 mod key_file;
 mod lane;
 #[cfg(target_os = "linux")]
 mod linux;
 mod log;
+mod meeting;
 mod options;
 mod outlet;
+mod output;
 mod pid_file;
 mod policy;
 mod programs;
@@ -73,6 +76,9 @@ use self::supervisor::Supervisor;
 pub fn main() -> ExitCode {
     if std::env::args_os().skip(1).eq([guardian::process::ARGUMENT]) {
         return guardian::process::main();
+    }
+    if std::env::args_os().nth(1).is_some_and(|first| first == keeper::process::ARGUMENT) {
+        return keeper::process::main();
     }
     qga_sys::allocator::give_back_large_buffers();
     let names: Vec<&str> = registry::entries().map(|entry| entry.info.name).collect();
@@ -132,6 +138,7 @@ fn serve(
     let marker = state::frozen_marker(&configuration.statedir);
     log::hold(marker.symlink_metadata().is_ok());
     log::open(configuration.logfile.as_deref(), configuration.verbose)?;
+    keeper::turn_on(Some(&configuration.statedir));
     let (supervisor, channel, agent) = prepare(configuration)?;
     ready();
     agent.freezer.settle();
@@ -140,6 +147,7 @@ fn serve(
         std::thread::Builder::new().name("supervisor".to_owned()).stack_size(lane::STACK_BYTES).spawn(move || {
             supervisor.run();
             ending.freezer.end(&ending.root);
+            ending.programs.hand_over();
             drop(pid_file);
             std::process::exit(0);
         });
@@ -181,6 +189,7 @@ fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Ag
         ));
     } else {
         log::hold(false);
+        keeper::tidy(&configuration.statedir);
     }
     Ok((supervisor, channel, Arc::new(Agent::new(configuration.policy.clone(), state, programs, freezer))))
 }

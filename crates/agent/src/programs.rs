@@ -16,22 +16,22 @@ use rustix::process::Pid;
 use crate::budget::{Budget, Hold};
 use crate::children;
 use crate::error::Error;
+use crate::keeper::{self, Unfetched, Ward};
+use crate::output::{Output, STREAM_BYTES_MAX};
 
-/// Most bytes kept of one stream of one program; the rest is read and dropped.
-pub const STREAM_BYTES_MAX: usize = 16 << 20;
 /// Most bytes kept of all programs together.
-const OUTPUT_BYTES_MAX: usize = 128 << 20;
+pub const OUTPUT_BYTES_MAX: usize = 128 << 20;
 /// Programs that run or whose results nobody has fetched.
 const PROGRAMS_MAX: usize = 512;
 /// Programs that run with pipes at once: three descriptors each, of the 1024 that a process usually may have.
 const PIPED_PROGRAMS_MAX: usize = 128;
 /// A result that nobody has fetched for this long makes room if room is needed.
-const RESULT_AGE: Duration = Duration::from_hours(1);
+pub const RESULT_AGE: Duration = Duration::from_hours(1);
 
 /// Bytes taken from a pipe in one go: what a pipe holds.
-const PIPE_BYTES: usize = 64 << 10;
-/// Pipes of ended programs that their descendants still hold. Beyond that, the one that was left first is closed.
-const LEFT_OPEN_MAX: usize = 64;
+pub const PIPE_BYTES: usize = 64 << 10;
+/// The largest pipe that the system usually allows.
+const LARGE_PIPE_BYTES: usize = 1 << 20;
 
 /// The table.
 #[derive(Clone, Default)]
@@ -50,9 +50,6 @@ struct Table {
     reserved: usize,
     /// Bytes of output that are kept.
     output_bytes: usize,
-    /// Output pipes of programs that have ended, held open by processes that they have left behind: read and dropped,
-    /// so that these do not die of a closed pipe.
-    left_open: Vec<Arc<OwnedFd>>,
 }
 
 /// What is known of one program.
@@ -62,6 +59,10 @@ struct Program {
     pipes: [Option<Arc<OwnedFd>>; 2],
     input: Option<Feed>,
     ended: Option<(Exit, Instant)>,
+    /// As the keeper knows it, while it runs.
+    ward: Option<Ward>,
+    /// Whether the keeper is to know its output; not if the system does not allow that.
+    is_shared: bool,
 }
 
 impl Program {
@@ -74,12 +75,12 @@ impl Program {
 struct Feed {
     pipe: Arc<OwnedFd>,
     input: Input,
-    sent: usize,
 }
 
 /// Data for a program's standard input, with what it takes of the agent's budget.
 pub struct Input {
     data: Vec<u8>,
+    sent: usize,
     _held: Hold,
 }
 
@@ -87,17 +88,28 @@ impl Input {
     /// The data, if the budget has room for it.
     pub fn new(data: Vec<u8>, budget: &Budget) -> Option<Self> {
         let held = budget.hold_of(data.len())?;
-        Some(Self { data, _held: held })
+        Some(Self { data, sent: 0, _held: held })
     }
-}
 
-/// What was kept of a stream.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// The bytes.
-    pub bytes: Vec<u8>,
-    /// More came than is kept.
-    pub truncated: bool,
+    /// Makes a pipe as large as it needs, as far as the system allows: what is in the pipe is not lost with the agent.
+    pub fn widen(&self, pipe: &OwnedFd) {
+        if self.data.len() > PIPE_BYTES {
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, self.data.len().min(LARGE_PIPE_BYTES));
+        }
+    }
+
+    /// Sends what the pipe takes. True if that was all, or nobody wants the rest.
+    pub fn send(&mut self, pipe: &OwnedFd) -> bool {
+        while self.sent < self.data.len() {
+            match rustix::io::write(pipe, &self.data[self.sent..]) {
+                Ok(count) => self.sent += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return false,
+                Err(_) => return true,
+            }
+        }
+        true
+    }
 }
 
 /// How a program ended.
@@ -117,6 +129,8 @@ pub struct Started {
     pub output: [Option<OwnedFd>; 2],
     /// Where its standard input goes to, and what is to be sent.
     pub input: Option<(OwnedFd, Input)>,
+    /// As the keeper knows it.
+    pub ward: Option<Ward>,
 }
 
 /// A pipe to be waited for.
@@ -132,8 +146,8 @@ pub enum Waiting {
 pub enum Status {
     /// It has not ended.
     Running,
-    /// It has, with what was kept of its output.
-    Ended(Exit, [Output; 2]),
+    /// It has: how, if that could be learned, and what was kept of its output.
+    Ended(Option<Exit>, [Output; 2]),
 }
 
 impl Programs {
@@ -168,6 +182,12 @@ impl Programs {
                 "{act}: {kept} bytes of output of other programs wait to be fetched: guest-exec-status fetches them"
             )));
         }
+        if let Some(pipes) = keeper::too_many_left() {
+            return Err(Error::new(format!(
+                "{act}: processes that earlier programs have left behind hold {pipes} pipes open for their output: end \
+                 some of them"
+            )));
+        }
         table.reserved += 1;
         Ok(Place(self))
     }
@@ -180,7 +200,7 @@ impl Programs {
         }
         match table.known.get(&pid)?.ended {
             None => Some(Status::Running),
-            Some((exit, _)) => table.remove(pid).map(|output| Status::Ended(exit, output)),
+            Some((exit, _)) => table.remove(pid).map(|output| Status::Ended(Some(exit), output)),
         }
     }
 
@@ -190,7 +210,6 @@ impl Programs {
         let outputs = table.known.values().flat_map(|program| &program.pipes).flatten();
         let inputs = table.known.values().filter_map(|program| program.input.as_ref());
         outputs
-            .chain(&table.left_open)
             .map(|pipe| Waiting::ToRead(Arc::clone(pipe)))
             .chain(inputs.map(|feed| Waiting::ToWrite(Arc::clone(&feed.pipe))))
             .collect()
@@ -204,11 +223,29 @@ impl Programs {
             table.known.iter().filter(|(_, program)| program.ended.is_none()).map(|(pid, _)| *pid).collect();
         for pid in running {
             table.feed(pid);
+            table.share(pid);
             table.take(pid, 0, &mut buffer);
             table.take(pid, 1, &mut buffer);
             table.reap(pid, &mut buffer);
         }
-        table.empty_left_open(&mut buffer);
+    }
+
+    /// Whether there are none, not even results.
+    pub fn is_empty(&self) -> bool {
+        let table = self.lock();
+        table.known.is_empty() && table.reserved == 0
+    }
+
+    /// Leaves all of them to the keeper, because the agent is about to end. No program is started or served after it.
+    pub fn hand_over(&self) {
+        self.serve();
+        let mut table = self.lock();
+        let unfetched = table.known.iter_mut().filter_map(|(pid, program)| {
+            let (exit, _) = program.ended?;
+            Some(Unfetched { pid: *pid, exit, output: &mut program.output })
+        });
+        keeper::take_over(unfetched);
+        std::mem::forget(table);
     }
 }
 
@@ -227,7 +264,7 @@ impl Table {
 
     fn remove(&mut self, pid: i32) -> Option<[Output; 2]> {
         let program = self.known.remove(&pid)?;
-        self.output_bytes -= program.output.iter().map(|output| output.bytes.len()).sum::<usize>();
+        self.output_bytes -= program.output.iter().map(Output::len).sum::<usize>();
         Some(program.output)
     }
 
@@ -235,14 +272,28 @@ impl Table {
     fn feed(&mut self, pid: i32) {
         let Some(program) = self.known.get_mut(&pid) else { return };
         let Some(feed) = &mut program.input else { return };
-        match rustix::io::write(&feed.pipe, &feed.input.data[feed.sent..]) {
-            Ok(count) => feed.sent += count,
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            // The program does not want the rest.
-            Err(_) => feed.sent = feed.input.data.len(),
-        }
-        if feed.sent == feed.input.data.len() {
+        if feed.input.send(&feed.pipe) {
             program.input = None;
+        }
+    }
+
+    /// Has the keeper know what has come so far, and what comes from now on while the program runs.
+    fn share(&mut self, pid: i32) {
+        let Some(program) = self.known.get_mut(&pid) else { return };
+        let Some(ward) = program.ward.as_ref().filter(|_| program.is_shared) else { return };
+        for stream in 0..2 {
+            let Some(pipe) = &program.pipes[stream] else { continue };
+            let output = &mut program.output[stream];
+            if output.file().is_none() && rustix::io::ioctl_fionread(pipe).is_ok_and(|bytes| bytes > 0) {
+                match output.shared() {
+                    Ok(file) => ward.keeps(stream, file),
+                    Err(error) => {
+                        log::warn!("the output of program {pid} would be lost with the agent: {error}");
+                        program.is_shared = false;
+                        return;
+                    }
+                }
+            }
         }
     }
 
@@ -257,8 +308,12 @@ impl Table {
                 false
             }
             Ok(count) => {
-                self.output_bytes +=
-                    program.output[stream].keep(&buffer[..count], OUTPUT_BYTES_MAX - self.output_bytes);
+                let output = &mut program.output[stream];
+                let was_truncated = output.is_truncated();
+                self.output_bytes += output.keep(&buffer[..count], OUTPUT_BYTES_MAX - self.output_bytes);
+                if let Some(ward) = program.ward.as_ref().filter(|_| output.is_truncated() && !was_truncated) {
+                    ward.has_truncated(stream);
+                }
                 true
             }
             Err(Errno::AGAIN | Errno::INTR) => false,
@@ -290,30 +345,17 @@ impl Table {
         }
         let Some(program) = self.known.get_mut(&pid) else { return };
         program.input = None;
-        self.left_open.extend(program.pipes.iter_mut().filter_map(Option::take));
-        let surplus = self.left_open.len().saturating_sub(LEFT_OPEN_MAX);
-        self.left_open.drain(..surplus);
+        // Processes that it has left behind may write on: they must not die of a closed pipe.
+        let left: Vec<_> = program.pipes.iter_mut().filter_map(Option::take).collect();
+        if !program.ward.take().is_some_and(|ward| ward.ended(!left.is_empty())) {
+            for pipe in &left {
+                keeper::empty(pipe);
+            }
+        }
         for output in &mut program.output {
-            output.bytes.shrink_to_fit();
+            output.close();
         }
         program.ended = Some((exit, Instant::now()));
-    }
-
-    fn empty_left_open(&mut self, buffer: &mut Vec<u8>) {
-        self.left_open.retain(|pipe| {
-            buffer.resize(PIPE_BYTES, 0);
-            matches!(rustix::io::read(pipe, &mut buffer[..]), Ok(1..) | Err(Errno::AGAIN | Errno::INTR))
-        });
-    }
-}
-
-impl Output {
-    /// Keeps bytes up to the limit and to `room`; returns how many.
-    fn keep(&mut self, bytes: &[u8], room: usize) -> usize {
-        let kept = bytes.len().min(room).min(STREAM_BYTES_MAX - self.bytes.len());
-        self.bytes.extend_from_slice(&bytes[..kept]);
-        self.truncated |= kept < bytes.len();
-        kept
     }
 }
 
@@ -323,12 +365,14 @@ pub struct Place<'a>(&'a Programs);
 impl Place<'_> {
     /// Puts a started program there.
     pub fn fill(self, started: Started) {
-        let Started { pid, output, input } = started;
+        let Started { pid, output, input, ward } = started;
         let program = Program {
             output: Default::default(),
             pipes: output.map(|pipe| pipe.map(Arc::new)),
-            input: input.map(|(pipe, input)| Feed { pipe: Arc::new(pipe), input, sent: 0 }),
+            input: input.map(|(pipe, input)| Feed { pipe: Arc::new(pipe), input }),
             ended: None,
+            ward,
+            is_shared: true,
         };
         let has_pipes = program.has_pipes();
         let programs = self.0;

@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use crate::children;
+use crate::keeper;
 use crate::programs::{Programs, Waiting};
 
 /// Pause after waiting itself has failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long the keeper stays without a program.
+const KEEPER_REST: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Waits for signals and serves programs.
 pub struct Supervisor {
@@ -51,7 +54,11 @@ impl Supervisor {
     /// Works until SIGTERM or SIGINT.
     pub fn run(self) {
         while !self.ended.load(Ordering::Relaxed) {
-            self.wait();
+            let has_waited_in_vain = self.wait();
+            if has_waited_in_vain && self.programs.is_empty() {
+                keeper::let_go();
+            }
+            keeper::reap();
             if self.hung_up.swap(false, Ordering::Relaxed) {
                 crate::log::reopen();
             }
@@ -63,16 +70,20 @@ impl Supervisor {
         }
     }
 
-    /// Waits for a signal, for a program that has been started, or for a pipe.
-    fn wait(&self) {
+    /// Waits for a signal, for a program that has been started, or for a pipe. True if none of them came for a while, which
+    /// is only of interest if there is a keeper.
+    fn wait(&self) -> bool {
         let waiting = self.programs.waiting();
         let mut polled = vec![PollFd::new(&self.wake, PollFlags::IN)];
         polled.extend(waiting.iter().map(|waiting| match waiting {
             Waiting::ToRead(pipe) => PollFd::new(pipe, PollFlags::IN),
             Waiting::ToWrite(pipe) => PollFd::new(pipe, PollFlags::OUT),
         }));
-        match poll(&mut polled, None) {
-            Ok(_) | Err(Errno::INTR) => {}
+        let limit = keeper::is_there().then_some(KEEPER_REST);
+        let mut has_waited_in_vain = false;
+        match poll(&mut polled, limit.as_ref()) {
+            Ok(count) => has_waited_in_vain = count == 0,
+            Err(Errno::INTR) => {}
             Err(error) => {
                 log::error!("cannot wait for programs: {error}");
                 std::thread::sleep(RETRY_PAUSE);
@@ -80,5 +91,6 @@ impl Supervisor {
         }
         let mut bytes = [0; 64];
         while matches!(rustix::io::read(&self.wake, &mut bytes), Ok(1..)) {}
+        has_waited_in_vain
     }
 }

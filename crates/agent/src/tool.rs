@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::children;
 use crate::environment;
+use crate::keeper;
 use crate::programs::Exit;
 use crate::root::Root;
 use crate::trusted_path::{self, Walk};
@@ -136,6 +137,10 @@ impl Tool {
         drop((stdin, theirs));
         let mut running = Running { pid, feed, unsent: input, output, kept: Vec::new(), output_ended: false };
         let exit = running.wait(patience, cancelled);
+        if !running.output_ended {
+            // A service that it has started goes on writing there, and must not die of a closed pipe.
+            keeper::empty(&running.output);
+        }
         let output = String::from_utf8_lossy(&running.kept).trim().to_owned();
         Ok(Ended { exit: exit?, output })
     }

@@ -11,6 +11,8 @@ pub mod daemon;
 #[cfg(unix)]
 pub mod descriptor;
 #[cfg(target_os = "linux")]
+pub mod end;
+#[cfg(target_os = "linux")]
 pub mod filesystem;
 #[cfg(unix)]
 pub mod init;

@@ -19,8 +19,10 @@ use crate::c_text::c_text as text;
 use crate::dispatch::Call;
 use crate::environment;
 use crate::error::{Error, cause_text};
+use crate::keeper;
 use crate::log::audit;
-use crate::programs::{self, Exit, Input, Output, Started};
+use crate::output::Output;
+use crate::programs::{self, Exit, Input, Started};
 use crate::registry::{Entry, Outcome, Run, family};
 
 /// The family's commands.
@@ -46,8 +48,19 @@ impl Run for Exec<'_> {
         let input = input.transpose()?;
         let mode = self.capture_output.map_or(CaptureMode::None, CaptureOutput::mode);
         let (streams, started) = connect(mode, input).map_err(|cause| failed(&cause_text(&cause)))?;
-        let pid = start(&self, &streams).map_err(|cause| failed(&cause_text(&cause)))?;
-        place.fill(Started { pid, ..started });
+        // Before the program runs: from its first word on it is safe from the agent's end.
+        let ward = keeper::expect(started.output.each_ref().map(|output| output.as_ref().map(OwnedFd::as_fd)));
+        let pid = match start(&self, &streams) {
+            Ok(pid) => pid,
+            Err(cause) => {
+                ward.map(|ward| ward.ended(false));
+                return Err(failed(&cause_text(&cause)));
+            }
+        };
+        if let Some(ward) = &ward {
+            ward.started(pid);
+        }
+        place.fill(Started { pid, ward, ..started });
         Ok(ExecStarted { pid: i64::from(pid) }.into())
     }
 }
@@ -57,10 +70,13 @@ fn connect(mode: CaptureMode, input: Option<Input>) -> io::Result<([OwnedFd; 3],
     let null = || -> io::Result<OwnedFd> { Ok(File::options().read(true).write(true).open("/dev/null")?.into()) };
     let (stdin, input) = match input {
         None => (null()?, None),
-        Some(input) => {
+        Some(mut input) => {
             let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
             set_nonblocking(&ours)?;
-            (theirs, Some((ours, input)))
+            input.widen(&ours);
+            // Now, so that most programs have all of it whatever becomes of the agent.
+            let is_sent = input.send(&ours);
+            (theirs, (!is_sent).then_some((ours, input)))
         }
     };
     let output = |wanted: bool| -> io::Result<(OwnedFd, Option<OwnedFd>)> {
@@ -76,7 +92,7 @@ fn connect(mode: CaptureMode, input: Option<Input>) -> io::Result<([OwnedFd; 3],
         CaptureMode::Merged => (stdout.try_clone()?, None),
         _ => output(matches!(mode, CaptureMode::Stderr | CaptureMode::Separated))?,
     };
-    Ok(([stdin, stdout, stderr], Started { pid: 0, output: [out, err], input }))
+    Ok(([stdin, stdout, stderr], Started { pid: 0, output: [out, err], input, ward: None }))
 }
 
 /// Our end alone: the program's end is another open file.
@@ -144,7 +160,8 @@ fn candidates(path: &str, search: &str) -> Vec<String> {
 impl Run for Status {
     fn run(self, call: &Call<'_>) -> Result<Outcome<ExecStatus>, Error> {
         audit(format_args!("guest-exec-status called, pid: {}", self.pid));
-        let status = i32::try_from(self.pid).ok().and_then(|pid| call.agent.programs.status(pid));
+        let pid = i32::try_from(self.pid).ok();
+        let status = pid.and_then(|pid| call.agent.programs.status(pid).or_else(|| keeper::ask(pid)));
         let reply = match status {
             None => return Err(Error::new(format!("PID {} does not exist", self.pid))),
             Some(programs::Status::Running) => ExecStatus {
@@ -157,19 +174,24 @@ impl Run for Status {
                 err_truncated: None,
             },
             Some(programs::Status::Ended(exit, [out, err])) => {
-                let data = |output: Output| (!output.bytes.is_empty()).then_some(Base64(output.bytes));
+                let failed = |error| Error::io(format!("the output of program {} is lost", self.pid), &error);
+                let data = |output: Output| -> Result<Option<Base64>, Error> {
+                    let bytes = output.into_bytes().map_err(failed)?;
+                    Ok((!bytes.is_empty()).then_some(Base64(bytes)))
+                };
                 let (exitcode, signal) = match exit {
-                    Exit::Code(code) => (Some(i64::from(code)), None),
-                    Exit::Signal(signal) => (None, Some(i64::from(signal))),
+                    Some(Exit::Code(code)) => (Some(i64::from(code)), None),
+                    Some(Exit::Signal(signal)) => (None, Some(i64::from(signal))),
+                    None => (None, None),
                 };
                 ExecStatus {
                     exited: true,
                     exitcode,
                     signal,
-                    out_truncated: out.truncated.then_some(true),
-                    err_truncated: err.truncated.then_some(true),
-                    out_data: data(out),
-                    err_data: data(err),
+                    out_truncated: out.is_truncated().then_some(true),
+                    err_truncated: err.is_truncated().then_some(true),
+                    out_data: data(out)?,
+                    err_data: data(err)?,
                 }
             }
         };

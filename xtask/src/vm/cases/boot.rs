@@ -9,6 +9,7 @@ pub const CASES: &[Case] = &[
     Case { name: "boot_starts_ours_by_its_udev_rule_and_unit", run: started_at_boot },
     Case { name: "unit_restarts_a_killed_agent", run: restarted_when_killed },
     Case { name: "unit_restart_spares_programs_of_the_host", run: programs_survive },
+    Case { name: "unit_is_restarted_by_a_program_of_its_own_agent", run: restarts_itself },
     Case { name: "unit_stops_the_agent_at_once_and_cleanly", run: stops_cleanly },
 ];
 
@@ -60,6 +61,40 @@ fn programs_survive(guest: &mut Guest) -> Result<()> {
     guest.talk_to_ours()?;
     let alive = guest.shell_result(&format!("readlink /proc/{pid}/exe; kill {pid}"))?;
     ensure!(alive.stdout.contains("sleep"), "process {pid} is gone after the restart: {alive:?}");
+    Ok(())
+}
+
+/// As an update of the agent's own package does, for both ends of an agent: whether it was told to end or was killed.
+fn restarts_itself(guest: &mut Guest) -> Result<()> {
+    for is_told in [true, false] {
+        let before = guest.our_pid()?;
+        let end = if is_told { format!("systemctl restart {OUR_UNIT}") } else { format!("kill -KILL {before}") };
+        guest.shell("rm -f /root/updated")?;
+        let script = format!(
+            "echo unpacking; sleep 1; {end}; sleep 3; echo configuring; echo warned >&2; \
+             touch /root/updated; exit 7"
+        );
+        let mut host = guest.talk_to_ours()?;
+        let arguments = json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true});
+        let pid = host.call("guest-exec", &arguments)?["pid"].clone();
+        drop(host);
+        guest.wait_until("the program has done its work", |guest| {
+            Ok((guest.shell_result("test -e /root/updated")?.status == 0).then_some(()))
+        })?;
+        let after = guest.our_pid()?;
+        ensure!(before != after, "{end}: process {before} has not ended");
+        let status = guest.wait_until("the new agent tells the end", |guest| {
+            let status = guest.talk_to_ours()?.call("guest-exec-status", &json!({"pid": pid}))?;
+            Ok((status["exited"] == true).then_some(status))
+        })?;
+        let expected = json!({
+            "exited": true, "exitcode": 7,
+            "out-data": "dW5wYWNraW5nCmNvbmZpZ3VyaW5nCg==", "err-data": "d2FybmVkCg==",
+        });
+        ensure!(status == expected, "{end}: the new agent says {status}");
+    }
+    let kernel = guest.shell("uname -r")?;
+    guest.note(format!("Linux {kernel}"));
     Ok(())
 }
 

@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     Case { name: "hooks_are_called_around_a_freeze_in_order_and_in_reverse", run: order },
     Case { name: "hooks_that_fail_or_hang_end_the_freeze_and_are_named", run: failures },
     Case { name: "hooks_that_hang_are_called_off_by_a_thaw", run: called_off },
+    Case { name: "hooks_leave_services_that_go_on_writing", run: services },
     Case { name: "hooks_that_others_can_change_are_refused", run: refusals },
     Case { name: "hooks_are_called_by_the_shipped_script_as_by_the_original", run: shipped_script },
     Case { name: "hooks_keep_databases_whole_in_a_snapshot", run: databases },
@@ -49,6 +50,15 @@ esac
 echo "was told $1"
 "#;
 
+/// Starts a service that writes to the output it has inherited, and says so at its end.
+const STARTING_HOOK: &str = r#"#!/bin/sh
+[ "$1" = thaw ] || exit 0
+(for number in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+    head -c 20000 /dev/zero || exit
+    sleep 0.2
+done; touch /run/served) &
+"#;
+
 /// Installs a hook by this name, with a mode.
 fn add_hook(guest: &mut Guest, path: &str, mode: &str) -> Result<()> {
     guest.shell(&format!("cat > '{path}' <<'END'\n{HOOK}END\nchmod {mode} '{path}'")).map(drop)
@@ -78,6 +88,23 @@ fn run_with_hooks(guest: &mut Guest, run: impl Fn(&mut Guest, Conversation) -> R
     guest.shell("echo good > /run/mood")?;
     let host = configure(guest, &format!("fsfreeze-hook-timeout={}\\n", hook_limit_seconds()))?;
     run(guest, host)
+}
+
+fn services(guest: &mut Guest) -> Result<()> {
+    with_hooks(guest, |guest, mut host| {
+        let hook = format!("{DIRECTORY}/40-service");
+        guest.shell(&format!("cat > {hook} <<'END'\n{STARTING_HOOK}END\nchmod 755 {hook}; rm -f /run/served"))?;
+        expect("freeze", &freeze(&mut host)?, &json!({"return": 1}))?;
+        expect("thaw", &thaw(&mut host)?, &json!({"return": 1}))?;
+        drop(host);
+        // Not even the end of the agent is the service's.
+        let pid = guest.our_pid()?;
+        guest.shell(&format!("sleep 1; kill -KILL {pid}"))?;
+        guest.wait_until("the service has written all", |guest| {
+            Ok((guest.shell_result("test -e /run/served")?.status == 0).then_some(()))
+        })?;
+        guest.shell("rm /run/served").map(drop)
+    })
 }
 
 fn freeze_request() -> Value {

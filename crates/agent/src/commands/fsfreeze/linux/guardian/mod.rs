@@ -16,15 +16,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::Mode;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub use self::messages::Deadline;
 use self::messages::{Message, receive, send};
 use super::opening::Opened;
 use crate::children;
+use crate::meeting;
 
 /// How long the guardian may take to take a message, to say that it is ready, or to hand over.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
@@ -105,7 +104,7 @@ impl Guardian {
         meeting: Option<&Path>,
     ) -> io::Result<()> {
         // Without a meeting point an agent that comes later opens the file systems anew.
-        if let Some(Ok(listener)) = meeting.map(listen) {
+        if let Some(Ok(listener)) = meeting.map(meeting::listen) {
             send(&self.socket, &Message::Listener(listener))?;
         }
         for opened in opened {
@@ -121,11 +120,7 @@ impl Guardian {
 
     /// Looks for the one that an agent before this one has started, and gets what is frozen from it.
     pub fn meet(meeting: &Path) -> Met {
-        let connected = address(meeting).and_then(|(_directory, address)| {
-            let socket = socket()?;
-            rustix::net::connect(&socket, &address)?;
-            Self::behind(socket, None)
-        });
+        let connected = meeting::come(meeting, |_| Ok(())).and_then(|socket| Self::behind(socket, None));
         let Ok(guardian) = connected else { return Met::Nobody };
         let (mut opened, mut deadline) = (Vec::new(), Deadline::Frozen(None));
         loop {
@@ -193,31 +188,4 @@ impl Guardian {
         }
         log::warn!("the guardian of the freeze, process {}, does not end", pid.as_raw_pid());
     }
-}
-
-fn socket() -> io::Result<OwnedFd> {
-    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
-}
-
-/// The address of a socket file, however long its path is, and what must stay open while it is used.
-fn address(path: &Path) -> io::Result<(File, SocketAddrUnix)> {
-    use std::os::fd::AsRawFd as _;
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL.into()) };
-    let directory = File::open(directory)?;
-    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
-    Ok((directory, SocketAddrUnix::new(&short)?))
-}
-
-/// Makes the meeting point, for root alone.
-fn listen(path: &Path) -> io::Result<OwnedFd> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let socket = socket()?;
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    let (_directory, address) = address(path)?;
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 1)?;
-    Ok(socket)
 }

@@ -26,6 +26,7 @@ use super::super::opening::Opened;
 use super::super::{meeting, thawed_early};
 use super::messages::{Deadline, Message, receive, send};
 use crate::commands::fsfreeze::hooks::{Hooks, Ran};
+use crate::keeper;
 use crate::log::audit;
 use crate::root::Root;
 
@@ -196,8 +197,7 @@ impl Guard {
     fn meet(&mut self) {
         let Some(listener) = self.listener.as_ref().filter(|listener| is_readable(listener)) else { return };
         let Ok(visitor) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { return };
-        let is_ours = rustix::net::sockopt::socket_peercred(&visitor)
-            .is_ok_and(|visitor| visitor.uid == rustix::process::geteuid());
+        let is_ours = crate::meeting::is_of_same_user(&visitor);
         // One that is still there keeps what it has.
         let (true, None, Some(marker)) = (is_ours, &self.agent, &self.marker) else { return };
         let told = [Message::Deadline(self.deadline), Message::Armed(marker.clone())];
@@ -224,6 +224,7 @@ impl Guard {
         ));
         // An agent that is there runs its hooks itself.
         let hooks = if self.agent.is_none() {
+            keeper::turn_on(None);
             let hooks = Hooks::new(marker.script.clone(), None, marker.hook_patience);
             let _ = hooks.thaw(&Root::host(), Ran::of(marker.hooks));
             Vec::new()

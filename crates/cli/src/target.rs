@@ -7,6 +7,7 @@ use qga_client::{Discovery, Error, Found, Target};
 
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
+use crate::output::text::printable;
 
 /// The targets of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,11 +163,12 @@ fn like(pattern: &str) -> Result<Vec<Target>> {
     Ok(targets_of(found).into_iter().filter(|target| target.matches(pattern)).collect())
 }
 
-/// Names to tell targets apart by: the machine's name where that is clear, else the whole target.
+/// Names to tell targets apart by, for people: the machine's name where that is clear, else the whole target.
 pub fn short_names(targets: &[Target]) -> Vec<String> {
-    let short: Vec<String> = targets.iter().map(short_name).collect();
+    let short: Vec<String> = targets.iter().map(|target| printable(&short_name(target))).collect();
     let distinct: HashSet<&String> = short.iter().collect();
-    if distinct.len() == short.len() { short } else { targets.iter().map(Target::to_string).collect() }
+    let whole = || targets.iter().map(|target| printable(&target.to_string())).collect();
+    if distinct.len() == short.len() { short } else { whole() }
 }
 
 fn short_name(target: &Target) -> String {

@@ -1,5 +1,7 @@
 //! One target's turn: the way to its agent, and the page for its output.
 
+use std::time::{Duration, Instant};
+
 use qga_client::{Agent, AnyAgent, Kind, Target, Timeouts};
 
 use crate::arguments::General;
@@ -22,6 +24,12 @@ impl Visit<'_> {
 }
 
 impl General {
+    /// When something that begins now and may take as long as an agent may be silent is over.
+    pub fn deadline(&self) -> Instant {
+        const A_DAY: Duration = Duration::from_secs(24 * 3600);
+        Instant::now() + self.timeout.min(A_DAY)
+    }
+
     /// How long a connection waits.
     pub fn timeouts(&self) -> Timeouts {
         let default = Timeouts::default();

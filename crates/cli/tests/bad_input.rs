@@ -127,3 +127,49 @@ fn what_is_blocked_or_missing_in_the_guest_is_told_apart() {
     guest.qga(["cp", ":/nonexistent/file", &missing]).failed(66, "No such file or directory");
     assert_eq!(std::fs::read_dir(guest.directory.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn what_is_no_socket_is_called_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = place(&directory, "file");
+    std::fs::write(&file, "").unwrap();
+    run(&file, ["ping"]).failed(64, "it is a file, and a socket is wanted");
+    run(&directory.path().display().to_string(), ["ping"]).failed(64, "it is a directory");
+    run("/dev/null", ["ping"]).failed(64, "it is a device");
+    run(&format!("hybrid:{file}:1"), ["ping"]).failed(64, "it is a file");
+    run(&format!("serial:{file}"), ["ping"]).failed(64, "no serial device");
+}
+
+#[test]
+fn the_doctor_says_well_only_of_what_it_has_seen() {
+    let agent = Scripted::start();
+    agent.set_frozen(true);
+    let off = json!({ "version": "10.0.2", "supported_commands": [{ "name": "guest-exec", "enabled": false, "success-response": true }] });
+    let agent = agent.answering("guest-info", Answer::Value(off));
+    let ended = run(&agent.target(), ["doctor"]);
+    assert!(ended.text().contains("file systems are frozen") && !ended.text().contains("disabled"), "{ended:?}");
+    assert_eq!(ended.code, Some(70));
+
+    let silent = Scripted::start();
+    let ended = run(&silent.target(), ["doctor"]);
+    assert!(!ended.text().contains("has what the commands"), "{ended:?}");
+
+    let nowhere = command()
+        .args(["-t", "libvirt:web", "--timeout", "2", "doctor"])
+        .env("QGA_VIRSH", "/nonexistent/virsh")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&nowhere.stdout).into_owned();
+    assert!(!said.contains("ok ") && said.contains("virsh cannot be started"), "{said}");
+    assert_ne!(nowhere.status.code(), Some(0));
+}
+
+#[test]
+fn every_line_of_a_reply_has_its_guests_name() {
+    let agents = [Scripted::start(), Scripted::start()]
+        .map(|agent| agent.answering("guest-get-host-name", Answer::Value(json!({ "host-name": "web" }))));
+    let both = format!("{},{}", agents[0].target(), agents[1].target());
+    let text = run(&both, ["call", "guest-get-host-name"]).good();
+    assert_eq!(text.lines().count(), 6, "{text}");
+    assert!(text.lines().all(|line| line.contains(" | ")), "{text}");
+}

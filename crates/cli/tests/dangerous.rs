@@ -133,3 +133,99 @@ fn ssh_keys_are_added_and_removed() {
     run(&target, ["ssh-key", "rm", "u", "nobody"]).failed(66, "no key has \"nobody\" in it");
     run(&target, ["ssh-key", "add", "u", "rubbish"]).failed(64, "is no public key");
 }
+
+#[test]
+fn standard_input_is_the_same_for_every_guest() {
+    let both = |command: &[&str], input: &[u8]| {
+        let agents = [Scripted::start(), Scripted::start()];
+        let targets = format!("{},{}", agents[0].target(), agents[1].target());
+        (agents, run_with_input(&targets, [&["--yes"], command].concat(), input))
+    };
+    let password = ["call", "guest-set-user-password", "--username=u", "--password=@-", "--crypted=false"];
+    let (agents, ended) = both(&password, b"s3cret\n");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for agent in &agents {
+        assert_eq!(agent.arguments("guest-set-user-password")["password"], "czNjcmV0");
+    }
+    let (agents, ended) = both(&["call", "guest-file-write", "--handle=1", "--buf-b64=@-"], b"content");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for agent in &agents {
+        assert_eq!(agent.arguments("guest-file-write")["buf-b64"], "Y29udGVudA==");
+    }
+    let (agents, ended) = both(&["raw"], b"{\"execute\": \"guest-ping\"}\n\n{\"execute\": \"guest-fstrim\"}\n");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for agent in &agents {
+        assert_eq!(agent.acts(), ["guest-ping", "guest-fstrim"]);
+    }
+    // A secret that is none, and an input that is wanted twice.
+    let (agents, ended) = both(&password, b"");
+    ended.failed(64, "there is nothing in standard input");
+    assert!(agents.iter().all(|agent| agent.acts().is_empty()));
+    let twice = ["call", "guest-exec", "--path=x", "--arg=@-", "--input-data=@-", "--env=@-"];
+    both(&twice, b"x").1.failed(64, "named more than once");
+}
+
+#[test]
+fn an_agent_that_hangs_has_not_obeyed() {
+    for (command, asked) in
+        [("shutdown", "guest-shutdown"), ("reboot", "guest-shutdown"), ("suspend", "guest-suspend-ram")]
+    {
+        // It was well when it was synchronised with, and hangs since.
+        let agent = Scripted::start().answering("guest-ping", Answer::Silence).answering(asked, Answer::Silence);
+        run(&agent.target(), ["--timeout", "1", "--yes", command]).failed(75, "silent");
+        assert_eq!(agent.calls(asked).len(), 0, "{command}");
+    }
+}
+
+#[test]
+fn what_became_of_a_guest_is_looked_at() {
+    let asleep = || Scripted::start().answering("guest-suspend-ram", Answer::Silence);
+    // It says nothing and goes on answering.
+    let awake = asleep().answering("guest-suspend-hybrid", Answer::Silence);
+    run(&awake.target(), ["--timeout", "1", "--yes", "suspend"]).failed(71, "does not sleep");
+    run(&awake.target(), ["--timeout", "1", "--yes", "suspend", "hybrid"]).failed(71, "does not sleep");
+
+    // It says nothing any more.
+    let silent = asleep().answering(
+        "guest-sync-delimited",
+        Answer::from_fn({
+            let asked = std::sync::atomic::AtomicUsize::new(0);
+            move |_| {
+                if asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 {
+                    Answer::Usual
+                } else {
+                    Answer::Silence
+                }
+            }
+        }),
+    );
+    let ended = run(&silent.target(), ["--timeout", "1", "--yes", "--json", "suspend"]);
+    assert_eq!(ended.json(), json!({ "accepted": true, "seen": "silent" }), "{ended:?}");
+
+    let gone = Scripted::start();
+    let ended = run(&gone.target(), ["--timeout", "1", "--yes", "--json", "shutdown"]);
+    assert_eq!(ended.json(), json!({ "accepted": true, "seen": "gone" }), "{ended:?}");
+    let going = Scripted::start().answering("guest-shutdown", Answer::Silence);
+    let ended = run(&going.target(), ["--timeout", "1", "--yes", "--json", "shutdown"]);
+    assert_eq!(ended.json(), json!({ "accepted": true, "seen": "answers" }), "{ended:?}");
+}
+
+#[test]
+fn raw_says_what_came_and_ends_with_what_it_means() {
+    let agent = Scripted::start().answering("guest-fstrim", Answer::Error("the disk is on fire"));
+    let target = agent.target();
+    let ended = run(&target, ["--yes", "raw", r#"{"execute": "guest-fstrim", "id": [7]}"#]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(71), ""), "{ended:?}");
+    let expected = json!({ "error": { "class": "GenericError", "desc": "the disk is on fire" }, "id": [7] });
+    assert_eq!(ended.json(), expected);
+    let ended = run(&target, ["raw", r#"{"execute": "guest-ping", "id": "x"}"#]);
+    assert_eq!(ended.json(), json!({ "return": {}, "id": "x" }));
+    // The others are sent all the same.
+    let messages = b"{\"execute\": \"guest-fstrim\"}\n{\"execute\": \"guest-ping\"}\n";
+    let ended = run_with_input(&target, ["--yes", "raw"], messages);
+    assert_eq!((ended.code, ended.text().lines().count()), (Some(71), 2), "{ended:?}");
+    // A success that is not answered.
+    let ended = run(&target, ["--yes", "raw", r#"{"execute": "guest-shutdown"}"#]);
+    assert_eq!((ended.code, ended.text().as_str()), (Some(0), ""), "{ended:?}");
+    run(&target, ["raw", r#"{"execute": "guest-ping", "control": {}}"#]).failed(64, "no member \"control\"");
+}

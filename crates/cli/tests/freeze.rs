@@ -28,7 +28,8 @@ fn a_command_that_ends_ends_the_freeze() {
 
 #[test]
 fn the_command_runs_while_it_is_frozen() {
-    let agent = Scripted::start();
+    let mounted = |path| json!({ "name": "sda1", "mountpoint": path, "type": "ext4", "disk": [] });
+    let agent = Scripted::start().answering("guest-get-fsinfo", Answer::Value(json!([mounted("/"), mounted("/srv")])));
     let ask = format!("{} -t {} freeze --status", env!("CARGO_BIN_EXE_qga"), agent.target());
     let ended = run(&agent.target(), ["freeze", "--mount", "/", "-m", "/srv", "--run", &ask]);
     assert_eq!(ended.text(), "frozen\n", "{ended:?}");
@@ -228,4 +229,96 @@ fn a_plain_freeze_leaves_alone_what_others_have_frozen() {
     run(&agent.target(), ["--yes", "freeze"]).failed(70, "frozen already");
     assert!(agent.is_frozen());
     assert_eq!(agent.acts(), [""; 0]);
+}
+
+#[test]
+fn a_guest_that_drips_does_not_keep_the_others_frozen() {
+    let good = Scripted::start();
+    let dripping = Scripted::start().answering("guest-fsfreeze-freeze", Answer::Drip);
+    let both = format!("{},{}", good.target(), dripping.target());
+    let mut child = start(&both, ["--timeout", "2", "freeze", "--run", "true"]);
+    until("thawed", || good.acts() == WHOLE);
+    // What drips is thawed as well.
+    until("asked to thaw", || dripping.acts().contains(&"guest-fsfreeze-thaw".to_owned()));
+    let ended = wait(child);
+    ended.failed(75, "not complete in time");
+    assert!(!good.is_frozen());
+
+    // The first word to end is heard while it drips.
+    let (good, dripping) = (Scripted::start(), Scripted::start().answering("guest-fsfreeze-freeze", Answer::Drip));
+    let both = format!("{},{}", good.target(), dripping.target());
+    child = start(&both, ["freeze", "--run", "true"]);
+    until("frozen", || good.is_frozen() && dripping.acts() == WHOLE[..1]);
+    signal(child.id(), rustix::process::Signal::INT);
+    until("thawed", || !good.is_frozen());
+    wait(child).failed(130, "stopped before all were frozen");
+    assert_eq!(good.acts(), WHOLE);
+    // The process in the background sees to the one that has not answered.
+    until("asked to thaw", || dripping.acts().contains(&"guest-fsfreeze-thaw".to_owned()));
+}
+
+#[test]
+fn a_guest_that_drips_before_the_freeze_is_not_waited_for() {
+    for question in ["guest-fsfreeze-status", "guest-sync-delimited"] {
+        let dripping = Scripted::start().answering(question, Answer::Drip);
+        for command in [&["freeze", "--run", "true"][..], &["--yes", "freeze"]] {
+            run(&dripping.target(), [&["--timeout", "1"], command].concat()).failed(75, "not complete in time");
+        }
+        assert_eq!(dripping.acts(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_freeze_that_is_refused_thaws_nobody_elses() {
+    const REFUSED: Answer = Answer::Refusal(
+        "CommandNotFound",
+        "Command guest-fsfreeze-freeze has been disabled: the command is not allowed",
+    );
+    for command in [&["freeze", "--run", "true"][..], &["--yes", "freeze"]] {
+        // Somebody else freezes it between the question and the freeze.
+        let other = Scripted::start();
+        other.set_frozen(true);
+        let refused = other
+            .answering(
+                "guest-fsfreeze-status",
+                Answer::in_turn(["thawed", "thawed", "frozen"].map(|it| Answer::Value(json!(it)))),
+            )
+            .answering("guest-fsfreeze-freeze", REFUSED);
+        let good = Scripted::start();
+        let both = format!("{},{}", refused.target(), good.target());
+        run(&both, command).failed(70, "has been disabled");
+        if command.contains(&"--run") {
+            assert_eq!(good.acts(), WHOLE);
+            assert!(!good.is_frozen());
+        }
+        assert_eq!(refused.acts(), WHOLE[..1], "{command:?}");
+        assert!(refused.is_frozen());
+    }
+}
+
+#[test]
+fn what_is_not_mounted_is_not_frozen_and_nothing_is_run() {
+    let mounted = json!([{ "name": "sda1", "mountpoint": "/", "type": "ext4", "disk": [] }]);
+    let agent = Scripted::start().answering("guest-get-fsinfo", Answer::Value(mounted));
+    let directory = tempfile::tempdir().unwrap();
+    let touch = format!("touch {}", directory.path().join("it-ran").display());
+    for mounts in [&["-m", "/nope"][..], &["-m", "/", "-m", "/nope"]] {
+        let command = [&["freeze"], mounts, &["--run", &touch]].concat();
+        run(&agent.target(), command).failed(66, "no file system mounted at /nope");
+        run(&agent.target(), [&["--yes", "freeze"], mounts].concat()).failed(66, "no file system mounted at /nope");
+    }
+    assert_eq!(agent.acts(), ["guest-get-fsinfo"; 4]);
+
+    // An agent that does not tell what it has mounted, and freezes nothing.
+    for mounts in [&["-m", "/nope"][..], &[]] {
+        let agent = Scripted::start()
+            .answering("guest-get-fsinfo", Answer::Error("it is forbidden"))
+            .answering("guest-fsfreeze-freeze", Answer::Value(json!(0)))
+            .answering("guest-fsfreeze-freeze-list", Answer::Value(json!(0)));
+        run(&agent.target(), [&["freeze"], mounts, &["--run", &touch]].concat()).failed(71, "froze nothing");
+        assert!(!agent.is_frozen());
+        run(&agent.target(), [&["--yes", "freeze"], mounts].concat()).failed(71, "froze nothing");
+        assert!(!agent.is_frozen());
+    }
+    assert!(!directory.path().join("it-ran").exists());
 }

@@ -3,15 +3,16 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use qga_protocol::Command;
-use qga_protocol::session::{AgentInfo, GetInfo};
+use qga_protocol::session::{AgentInfo, GetInfo, Ping};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::conversation::{Ticket, parse_reply};
 use crate::error::Error;
+use crate::kind::Kind;
 use crate::lines::Limits;
 use crate::patience::Patience;
 use crate::socket;
@@ -25,6 +26,17 @@ pub struct Agent<T> {
     transport: T,
     info: Option<AgentInfo>,
     patience: Patience,
+}
+
+/// What was seen after a command whose success is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// It was answered all the same, as a success.
+    Answered,
+    /// The connection has ended, or whoever runs the machine says that it no longer runs.
+    Gone,
+    /// Nothing: neither an error nor an end.
+    Silent,
 }
 
 /// A connection to an agent over a stream.
@@ -45,6 +57,17 @@ impl AnyAgent {
     /// ```
     pub fn connect(target: &Target, timeouts: Timeouts) -> Result<Self, Error> {
         let mut agent = Self::over(target.connect(timeouts)?);
+        agent.sync()?;
+        Ok(agent)
+    }
+
+    /// As [`connect`](Self::connect), and both this and all calls that follow are over by `deadline`, also if the agent
+    /// is never silent. [`set_deadline`](Self::set_deadline) changes that.
+    pub fn connect_by(target: &Target, timeouts: Timeouts, deadline: Instant) -> Result<Self, Error> {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let timeouts = Timeouts { connect: timeouts.connect.min(left), ..timeouts };
+        let mut agent = Self::over(target.connect(timeouts)?);
+        agent.set_deadline(Some(deadline));
         agent.sync()?;
         Ok(agent)
     }
@@ -71,7 +94,7 @@ impl<S: Read + Write> Connection<S> {
     /// Changes how much is taken from the agent before giving up.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
-        self.transport.set_limits(limits);
+        Transport::set_limits(&mut self.transport, limits);
         self
     }
 
@@ -121,6 +144,17 @@ impl<T: Transport> Agent<T> {
         self.transport.set_silence(silence)
     }
 
+    /// Sets a moment by which every call is over, also if the agent always says a little and never enough; nothing takes
+    /// it away. A call that it ends gives [`Error::Late`].
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.transport.set_deadline(deadline);
+    }
+
+    /// Changes how much is taken from the agent before giving up.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.transport.set_limits(limits);
+    }
+
     /// Calls a command by its type.
     pub fn call<C>(&mut self, command: &C) -> Result<C::Reply, Error>
     where
@@ -137,14 +171,31 @@ impl<T: Transport> Agent<T> {
         parse_reply(command, self.receive_for(command, ticket)?)
     }
 
-    /// Calls a command whose success is not answered (shutdown, suspend): an error that comes within `patience` is
-    /// returned, silence and the end of the connection are success. A [`set_silence`](Self::set_silence) and a
-    /// [`sync`](Self::sync) must come before the next call.
-    pub fn call_unanswered(&mut self, command: &str, arguments: Value, patience: Duration) -> Result<(), Error> {
+    /// Calls a command whose success is not answered (shutdown, suspend), and tells what was seen of it: an error that
+    /// comes within `patience` is returned. The agent is asked for a sign of life before: one that hangs would be as silent
+    /// as one that obeys. A [`set_silence`](Self::set_silence) and a
+    /// [`sync`](Self::sync) must come before the next call, and a deadline that was set is gone.
+    pub fn call_unanswered(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        patience: Duration,
+    ) -> Result<Unanswered, Error> {
+        match self.call(&Ping {}) {
+            Ok(_) => {}
+            // A list may forbid even that, and to say so is a sign of life.
+            Err(error) if error.agent().is_some() => {}
+            Err(error) => return Err(error),
+        }
         self.transport.set_silence(patience)?;
-        let ticket = self.start_raw(command, arguments)?;
-        match self.receive_for(command, ticket).and_then(|line| parse_reply::<Value>(command, line)) {
-            Ok(_) | Err(Error::TimedOut { .. } | Error::Closed { .. } | Error::Receive { .. }) => Ok(()),
+        self.transport.set_deadline(Instant::now().checked_add(patience));
+        let said = self.call_raw(command, arguments);
+        self.transport.set_deadline(None);
+        match said {
+            Ok(_) => Ok(Unanswered::Answered),
+            Err(Error::Closed { .. } | Error::Receive { .. }) => Ok(Unanswered::Gone),
+            Err(Error::TimedOut { .. } | Error::Late { .. }) => Ok(Unanswered::Silent),
+            Err(Error::Unreachable { kind: Kind::NotRunning | Kind::Suspended, .. }) => Ok(Unanswered::Gone),
             Err(error) => Err(error),
         }
     }

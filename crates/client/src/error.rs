@@ -71,6 +71,11 @@ pub enum Error {
         /// The stream's time-out.
         after: Duration,
     },
+    /// The whole answer had not come by the [deadline](crate::Agent::set_deadline).
+    Late {
+        /// What the reply was to answer.
+        command: String,
+    },
     /// The reply is longer than [`Limits`](crate::Limits) allow. The connection is of no more use before a `sync`.
     TooLong {
         /// What the reply was to answer.
@@ -173,6 +178,7 @@ impl Error {
             | Self::Receive { .. }
             | Self::Closed { .. }
             | Self::TimedOut { .. }
+            | Self::Late { .. }
             | Self::TooLong { .. }
             | Self::Reply { .. } => true,
             Self::Interrupted { source, .. } | Self::StillFrozen { source, .. } => source.needs_sync(),
@@ -188,7 +194,7 @@ impl Error {
             Self::Connect { source, .. } => Kind::of_connect(source),
             Self::Unreachable { kind, .. } => *kind,
             Self::Send { .. } | Self::Receive { .. } | Self::Closed { .. } => Kind::ConnectionLost,
-            Self::TimedOut { .. } => Kind::NoAnswer,
+            Self::TimedOut { .. } | Self::Late { .. } => Kind::NoAnswer,
             Self::TooLong { .. } | Self::Reply { .. } => Kind::NotUnderstood,
             Self::Agent { error, .. } => Kind::of_agent(error),
             Self::Request { .. } => Kind::BadRequest,
@@ -249,6 +255,7 @@ impl fmt::Display for Error {
             Self::TimedOut { command, after } => {
                 write!(f, "no answer to {command}: the agent was silent for {} s", after.as_secs_f64())
             }
+            Self::Late { command } => write!(f, "the answer to {command} was not complete in time"),
             Self::TooLong { command, limit_bytes } => {
                 write!(f, "the reply to {command} is longer than the limit of {limit_bytes} bytes")
             }

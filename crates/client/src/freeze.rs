@@ -7,6 +7,7 @@ use qga_protocol::fsfreeze::{Freeze, FreezeList, FreezeStatus, Status, Thaw};
 
 use crate::agent::{Agent, AnyAgent};
 use crate::error::Error;
+use crate::kind::Kind;
 use crate::stream::Timeouts;
 use crate::target::Target;
 use crate::transport::Transport;
@@ -15,6 +16,10 @@ use crate::transport::Transport;
 pub type Connect<'a> = Box<dyn FnMut() -> Result<AnyAgent, Error> + Send + 'a>;
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A thaw is given so long at least, however little patience there is: it may have hooks to run.
+const SHORTEST_TRY: Duration = Duration::from_secs(5);
+/// A wait that no clock can count is this long.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The guest's file systems, held still. They are thawed when the guard goes, if not before; each try takes a new
 /// connection when the one before has failed.
@@ -48,12 +53,23 @@ impl<'a> Frozen<'a> {
     /// ```
     pub fn at(target: &Target, timeouts: Timeouts, mountpoints: Option<&[String]>) -> Result<Frozen<'static>, Error> {
         let target = target.clone();
-        Frozen::over(Box::new(move || Agent::connect(&target, timeouts)), mountpoints)
+        let connect = move || Agent::connect_by(&target, timeouts, Instant::now() + timeouts.silence.min(A_DAY));
+        Frozen::over(Box::new(connect), mountpoints)
     }
 
     /// As [`at`](Self::at), for an agent that is reached otherwise.
-    pub fn over(mut connect: Connect<'a>, mountpoints: Option<&[String]>) -> Result<Self, Error> {
+    pub fn over(connect: Connect<'a>, mountpoints: Option<&[String]>) -> Result<Self, Error> {
+        Self::over_by(connect, mountpoints, None)
+    }
+
+    /// As [`over`](Self::over); a freeze that is not answered by `deadline` has failed, also if the agent is never silent.
+    pub fn over_by(
+        mut connect: Connect<'a>,
+        mountpoints: Option<&[String]>,
+        deadline: Option<Instant>,
+    ) -> Result<Self, Error> {
         let mut agent = connect()?;
+        agent.set_deadline(deadline);
         // Whoever froze it will thaw it; a second guard would thaw too early.
         if agent.call(&Status {})? == FreezeStatus::Frozen {
             let act = "freeze the file systems".to_owned();
@@ -69,7 +85,15 @@ impl<'a> Frozen<'a> {
             frozen.agent = None;
         }
         match count {
+            // The command did not even begin: what is frozen now was frozen by somebody else, who counts on it.
+            Err(error) if matches!(error.kind(), Kind::CommandRefused | Kind::NoSuchCommand) => {
+                frozen.is_over = true;
+                Err(error)
+            }
             Ok(count) => {
+                if let Some(agent) = &mut frozen.agent {
+                    agent.set_deadline(None);
+                }
                 frozen.count = u64::try_from(count).unwrap_or_default();
                 Ok(frozen)
             }
@@ -100,7 +124,10 @@ impl<'a> Frozen<'a> {
 
     /// Whether the agent still holds them: it may have given up by itself (Windows does after 10 seconds).
     pub fn still_holds(&mut self) -> Result<bool, Error> {
-        let status = self.agent()?.call(&Status {});
+        let deadline = Instant::now().checked_add(self.patience);
+        let agent = self.agent()?;
+        agent.set_deadline(deadline);
+        let status = agent.call(&Status {});
         if status.as_ref().is_err_and(Error::needs_sync) {
             self.agent = None;
         }
@@ -125,7 +152,13 @@ impl<'a> Frozen<'a> {
         let mut pause = Duration::from_millis(50);
         self.is_over = true;
         loop {
-            let error = match self.agent().and_then(|agent| agent.call(&Thaw {})) {
+            // One that always says a little is tried again over another connection, as one that is silent.
+            let deadline = Instant::now().checked_add(self.patience.max(SHORTEST_TRY));
+            let thawed = self.agent().and_then(|agent| {
+                agent.set_deadline(deadline);
+                agent.call(&Thaw {})
+            });
+            let error = match thawed {
                 Ok(count) => return Ok(u64::try_from(count).unwrap_or_default()),
                 Err(error) => error,
             };

@@ -65,7 +65,7 @@ mod target;
 mod transport;
 mod virsh;
 
-pub use agent::{Agent, AnyAgent, Connection};
+pub use agent::{Agent, AnyAgent, Connection, Unanswered};
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncAgent;
 pub use conversation::{Conversation, Ticket};

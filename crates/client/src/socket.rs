@@ -23,7 +23,28 @@ pub(crate) fn unix(path: &Path, timeouts: Timeouts) -> Result<Stream<UnixStream>
     connect_unix(path, timeouts.connect)
         .and_then(|stream| Stream::with_silence(stream, timeouts.silence, set_unix_silence))
         .map(|stream| stream.named(text.clone()))
-        .map_err(|source| Error::Connect { path: text, source })
+        .map_err(|source| not_connected(path, text, source))
+}
+
+/// A file that is no socket refuses like a socket at which nobody listens.
+fn not_connected(path: &Path, text: String, source: io::Error) -> Error {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = path.metadata().map(|metadata| metadata.file_type());
+    match kind {
+        Ok(kind) if !kind.is_socket() => {
+            let what = if kind.is_dir() {
+                "a directory"
+            } else if kind.is_file() {
+                "a file"
+            } else if kind.is_char_device() {
+                "a device (a serial one is named serial:DEVICE)"
+            } else {
+                "no socket"
+            };
+            Error::Target { text, problem: format!("it is {what}, and a socket is wanted") }
+        }
+        _ => Error::Connect { path: text, source },
+    }
 }
 
 fn set_unix_silence(stream: &mut UnixStream, silence: Duration) -> io::Result<()> {
@@ -117,7 +138,8 @@ pub(crate) fn hybrid(path: &Path, port: u32, timeouts: Timeouts) -> Result<Strea
     const LONGEST_ANSWER_BYTES: usize = 64;
     let text = format!("hybrid:{}:{port}", path.display());
     let connect = |source| Error::Connect { path: text.clone(), source };
-    let mut stream = connect_unix(path, timeouts.connect).map_err(connect)?;
+    let mut stream =
+        connect_unix(path, timeouts.connect).map_err(|source| not_connected(path, text.clone(), source))?;
     set_unix_silence(&mut stream, timeouts.connect).map_err(connect)?;
     let deadline = end_of(timeouts.connect);
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(connect)?;
@@ -178,7 +200,16 @@ pub(crate) fn serial(path: &Path, timeouts: Timeouts) -> Result<Stream<SerialPor
                 Ok(())
             })
         })
-        .map_err(|source| Error::Connect { path: path.display().to_string(), source })
+        .map_err(|source| {
+            let text = path.display().to_string();
+            match source.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::NOTTY) => {
+                    let text = format!("serial:{text}");
+                    Error::Target { text, problem: "it is no serial device or pseudo terminal".to_owned() }
+                }
+                _ => Error::Connect { path: text, source },
+            }
+        })
 }
 
 impl SerialPort {

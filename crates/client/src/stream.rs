@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::conversation::{Conversation, SYNC, Ticket};
 use crate::error::Error;
@@ -36,6 +36,7 @@ pub struct Stream<S: Read + Write> {
     set_silence: Option<SetSilence<S>>,
     target: Option<String>,
     farewell: Duration,
+    deadline: Option<Instant>,
 }
 
 impl<S: Read + Write> fmt::Debug for Stream<S> {
@@ -54,6 +55,7 @@ impl<S: Read + Write> Stream<S> {
             set_silence: None,
             target: None,
             farewell: Patience::default().farewell,
+            deadline: None,
         }
     }
 
@@ -70,10 +72,6 @@ impl<S: Read + Write> Stream<S> {
     pub(crate) fn named(mut self, socket: String) -> Self {
         self.target = Some(socket);
         self
-    }
-
-    pub(crate) fn set_limits(&mut self, limits: Limits) {
-        self.conversation.set_limits(limits);
     }
 
     pub(crate) fn stream(&self) -> &S {
@@ -94,13 +92,37 @@ impl<S: Read + Write> Stream<S> {
         }
     }
 
+    /// Leaves the stream no more time than there is until the deadline.
+    fn keep_to_deadline(&mut self, command: &str) -> Result<(), Error> {
+        let Some(deadline) = self.deadline else { return Ok(()) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::Late { command: command.to_owned() });
+        }
+        let Some(set_silence) = self.set_silence else { return Ok(()) };
+        let silence = self.silence.map_or(left, |silence| silence.min(left)).max(Duration::from_millis(1));
+        let act = || format!("set the time-out to {} s", silence.as_secs_f64());
+        set_silence(&mut self.bytes, silence).map_err(|source| Error::Local { act: act(), source })
+    }
+
+    /// A time-out at the deadline is the deadline's.
+    fn or_late(&self, command: &str, error: Error) -> Error {
+        match error {
+            Error::TimedOut { .. } if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                Error::Late { command: command.to_owned() }
+            }
+            error => error,
+        }
+    }
+
     fn flush(&mut self, command: &str) -> Result<(), Error> {
         while !self.conversation.outgoing().is_empty() {
+            self.keep_to_deadline(command)?;
             match self.bytes.write(self.conversation.outgoing()) {
                 Ok(0) => return Err(Error::Closed { command: command.to_owned() }),
                 Ok(size) => self.conversation.sent(size),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::send(command, error, self.silence)),
+                Err(error) => return Err(self.or_late(command, Error::send(command, error, self.silence))),
             }
         }
         self.bytes.flush().map_err(|source| Error::send(command, source, self.silence))
@@ -108,6 +130,7 @@ impl<S: Read + Write> Stream<S> {
 
     fn receive_more(&mut self, command: &str) -> Result<(), Error> {
         loop {
+            self.keep_to_deadline(command)?;
             match self.bytes.read(self.conversation.space()) {
                 Ok(0) => return Err(Error::Closed { command: command.to_owned() }),
                 Ok(size) => {
@@ -115,7 +138,7 @@ impl<S: Read + Write> Stream<S> {
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::receive(command, error, self.silence)),
+                Err(error) => return Err(self.or_late(command, Error::receive(command, error, self.silence))),
             }
         }
     }
@@ -183,6 +206,18 @@ impl<S: Read + Write> Transport for Stream<S> {
         self.farewell = patience.farewell;
     }
 
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+        if let (None, Some(silence), Some(set_silence)) = (deadline, self.silence, self.set_silence) {
+            // It has worked before, and a stream on which it does not work any more has ended.
+            let _ = set_silence(&mut self.bytes, silence);
+        }
+    }
+
+    fn set_limits(&mut self, limits: Limits) {
+        self.conversation.set_limits(limits);
+    }
+
     fn capacity(&self) -> Capacity {
         Capacity { requests_in_flight: 4, read_bytes: 1 << 20, write_bytes: 1 << 20 }
     }
@@ -197,6 +232,8 @@ impl<S: Read + Write> Drop for Stream<S> {
         if self.conversation.awaited() == 0 || set_silence(&mut self.bytes, moment).is_err() {
             return;
         }
+        self.silence = Some(moment);
+        self.deadline = Some(Instant::now() + moment);
         while self.conversation.awaited() > 0 && self.receive("the end", None).is_ok() {}
     }
 }

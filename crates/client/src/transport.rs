@@ -1,10 +1,11 @@
 //! What leads to an agent: requests in, reply lines out.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::conversation::Ticket;
 use crate::error::Error;
+use crate::lines::Limits;
 use crate::patience::Patience;
 
 /// Writes the arguments of a request as JSON text, an object, behind what the buffer holds.
@@ -39,6 +40,13 @@ pub trait Transport: fmt::Debug {
     /// Changes how long the transport itself waits for what is no reply; one that never does need not care.
     fn set_patience(&mut self, _patience: &Patience) {}
 
+    /// Sets a moment after which nothing is waited for any more, whatever still moves; nothing takes it away. One that
+    /// cannot tell the time need not care.
+    fn set_deadline(&mut self, _deadline: Option<Instant>) {}
+
+    /// Changes how much is taken from the agent before giving up.
+    fn set_limits(&mut self, _limits: Limits) {}
+
     /// How much goes at once.
     fn capacity(&self) -> Capacity;
 }
@@ -62,6 +70,14 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
 
     fn set_patience(&mut self, patience: &Patience) {
         (**self).set_patience(patience);
+    }
+
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        (**self).set_deadline(deadline);
+    }
+
+    fn set_limits(&mut self, limits: Limits) {
+        (**self).set_limits(limits);
     }
 
     fn capacity(&self) -> Capacity {

@@ -31,6 +31,7 @@ pub struct Virsh {
     silence: Duration,
     /// What it may take beside.
     own_time: Duration,
+    deadline: Option<Instant>,
     request: Option<String>,
     reply: Vec<u8>,
 }
@@ -47,6 +48,7 @@ impl Virsh {
             domain: domain.to_owned(),
             silence,
             own_time: Patience::default().virsh,
+            deadline: None,
             request: None,
             reply: Vec::new(),
         }
@@ -70,14 +72,19 @@ impl Virsh {
             let problem = "a domain's name has no control characters".to_owned();
             return Err(Error::Target { text: self.domain.clone(), problem });
         }
-        let seconds = self.silence.as_secs().max(1);
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(Error::Late { command: command.to_owned() });
+        }
+        let silence = left.map_or(self.silence, |left| self.silence.min(left));
+        let seconds = silence.as_secs().max(1);
         let line = format!(
             "qemu-agent-command --timeout {seconds} --domain {} '{}'\n",
             quoted(&self.domain),
             unambiguous(&request)
         );
-        let deadline = self.silence.saturating_add(self.own_time);
-        let output = run(&self.program, self.uri.as_deref(), &[], line.into_bytes(), deadline)
+        let patience = silence.saturating_add(self.own_time);
+        let output = run(&self.program, self.uri.as_deref(), &[], line.into_bytes(), patience)
             .map_err(|failure| self.failed(command, failure))?;
         match reply_in(&output.stdout) {
             Some(reply) => self.reply = reply.to_vec(),
@@ -134,6 +141,10 @@ impl Transport for Virsh {
 
     fn set_patience(&mut self, patience: &Patience) {
         self.own_time = patience.virsh;
+    }
+
+    fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
     }
 
     fn capacity(&self) -> Capacity {

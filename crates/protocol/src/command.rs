@@ -179,6 +179,43 @@ impl<T: Wire> Wire for Option<T> {
     const TYPE: Type = Type::Optional(&T::TYPE);
 }
 
+/// What a reply says where the schema has a fixed choice: one that is known here, or what a newer agent says. Replies alone
+/// hold it; an argument is one of those that are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[serde(untagged)]
+pub enum Open<T, O = String> {
+    /// One of those of the schema.
+    Known(T),
+    /// Another one, as it came.
+    Other(O),
+}
+
+impl<T, O> Open<T, O> {
+    /// The value, if it is one of those of the schema.
+    pub const fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl<T, O> From<T> for Open<T, O> {
+    fn from(value: T) -> Self {
+        Self::Known(value)
+    }
+}
+
+impl<T: PartialEq, O> PartialEq<T> for Open<T, O> {
+    fn eq(&self, other: &T) -> bool {
+        self.known() == Some(other)
+    }
+}
+
+impl<T: Wire, O> Wire for Open<T, O> {
+    const TYPE: Type = T::TYPE;
+}
+
 /// The reply of a command that returns nothing: `{}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Nothing {}

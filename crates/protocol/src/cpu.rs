@@ -66,6 +66,9 @@ command! {
 pub enum CpuStats {
     /// `linux`: as Linux counts it.
     Linux(LinuxCpuStats),
+    /// Another system's, which this library does not know. No agent of this project says so.
+    #[serde(other)]
+    Other,
 }
 
 impl Wire for CpuStats {

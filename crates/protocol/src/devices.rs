@@ -42,6 +42,9 @@ object! {
 pub enum DeviceId {
     /// `pci`: a PCI device.
     Pci(PciDeviceId),
+    /// Another bus, which this library does not know. No agent of this project says so.
+    #[serde(other)]
+    Other,
 }
 
 impl Wire for DeviceId {

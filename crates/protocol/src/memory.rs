@@ -4,7 +4,7 @@
 //! The family switches blocks off and on inside the guest; plugging memory is the host's business. How much memory is
 //! in use is not told.
 
-use crate::command::{Command, Family, Platforms};
+use crate::command::{Command, Family, Open, Platforms};
 use crate::{command, enumeration, object};
 
 /// The family's commands.
@@ -55,7 +55,7 @@ object! {
         /// The block's number.
         phys_index: u64,
         /// The result.
-        response: MemoryBlockResponseType,
+        response: Open<MemoryBlockResponseType>,
         /// The kernel's error number, if the result is no success.
         #[serde(skip_serializing_if = "Option::is_none")]
         error_code: Option<i64>,

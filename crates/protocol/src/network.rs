@@ -2,7 +2,7 @@
 //!
 //! The family only reads. Names are in `identity.rs`.
 
-use crate::command::{Command, Family, Platforms};
+use crate::command::{Command, Family, Open, Platforms};
 use crate::{command, enumeration, object};
 
 /// The family's commands.
@@ -42,7 +42,7 @@ object! {
         /// The address as text, without prefix: `192.0.2.2`, `fe80::1`; on Windows with its scope, `fe80::1%4`.
         ip_address: String,
         /// Its kind.
-        ip_address_type: IpAddressType,
+        ip_address_type: Open<IpAddressType>,
         /// How many leading bits are the network's.
         prefix: i64,
     }

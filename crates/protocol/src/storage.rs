@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Command, Family, Platforms, Type, Wire};
+use crate::command::{Command, Family, Open, Platforms, Type, Wire};
 use crate::{command, enumeration, object};
 
 /// The family's commands.
@@ -98,7 +98,7 @@ object! {
         /// The PCI function of the controller; -1 in all its members if there is none or it is not known.
         pci_controller: PciAddress,
         /// How the disk is attached.
-        bus_type: DiskBusType,
+        bus_type: Open<DiskBusType>,
         /// The controller's bus or channel; 0 where there is no such thing.
         bus: i64,
         /// The target on it; 0 where there is no such thing.
@@ -221,7 +221,7 @@ object! {
         alias: Option<String>,
         /// What the disk says of its health (since 7.1); NVM Express disks on Linux alone.
         #[serde(skip_serializing_if = "Option::is_none")]
-        smart: Option<DiskSmart>,
+        smart: Option<Open<DiskSmart, serde_json::Value>>,
     }
 }
 
@@ -401,6 +401,22 @@ mod tests {
         let spelling = |bus: DiskBusType| serde_json::to_value(bus).unwrap();
         assert_eq!(spelling(DiskBusType::Ieee1394), "ieee1394");
         assert_eq!(spelling(DiskBusType::FileBackedVirtual), "file-backed-virtual");
+    }
+
+    #[test]
+    fn a_bus_type_of_next_year_is_what_it_says() {
+        let text = concat!(
+            r#"{"pci-controller":{"domain":0,"bus":0,"slot":0,"function":0},"bus-type":"ufs","#,
+            r#""bus":0,"target":0,"unit":0}"#
+        );
+        let address: super::DiskAddress = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&address).unwrap(), text);
+        assert!(address.bus_type != DiskBusType::Virtio && address.bus_type.known().is_none());
+        let smart = r#"{"name":"/dev/sda","partition":false,"smart":{"type":"ufs","wear":3}}"#;
+        let disk: super::DiskInfo = serde_json::from_str(smart).unwrap();
+        assert_eq!(serde_json::to_string(&disk).unwrap(), smart);
+        // What is no text is no value of an enumeration.
+        assert!(serde_json::from_str::<super::DiskAddress>(&text.replace("\"ufs\"", "7")).is_err());
     }
 
     #[test]

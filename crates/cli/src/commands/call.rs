@@ -5,6 +5,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Subcommand};
+use qga_client::AnyAgent;
 use qga_protocol::command::{Argument, Info, Type};
 use serde_json::{Map, Value};
 
@@ -101,16 +102,15 @@ impl Call {
         question(self.info)
     }
 
-    pub fn run(&self, visit: &mut Visit<'_>) -> Result<()> {
-        let arguments = self.arguments()?;
-        let mut agent = visit.connect()?;
-        if !self.info.rules.success_response {
-            let patience = UNANSWERED_PATIENCE.min(visit.general.timeout);
-            agent.call_unanswered(self.info.name, arguments, patience)?;
-            return if visit.page.is_json() { visit.page.json(&Value::Null) } else { Ok(()) };
+    /// Reads the values that stand in files or on standard input, once for all targets.
+    pub fn prepare(&self) -> Result<Prepared> {
+        let from_input = self.values.iter().flat_map(|(_, values)| values).filter(|value| value.as_str() == "@-");
+        if from_input.count() > 1 {
+            return Err(Failure::usage(
+                "@- stands for standard input, which can be read once, and is named more than once",
+            ));
         }
-        let reply = agent.call_raw(self.info.name, arguments)?;
-        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.line(json_text(&format!("{reply:#}"))) }
+        Ok(Prepared { info: self.info, arguments: self.arguments()? })
     }
 
     fn arguments(&self) -> Result<Value> {
@@ -125,6 +125,26 @@ impl Call {
             arguments.insert(name.into_owned(), value);
         }
         Ok(Value::Object(arguments))
+    }
+}
+
+/// A call with the values of its arguments.
+#[derive(Debug)]
+pub struct Prepared {
+    info: &'static Info,
+    arguments: Value,
+}
+
+impl Prepared {
+    pub fn run(&self, visit: &mut Visit<'_>) -> Result<()> {
+        let mut agent = visit.connect()?;
+        if !self.info.rules.success_response {
+            let patience = UNANSWERED_PATIENCE.min(visit.general.timeout);
+            agent.call_unanswered(self.info.name, self.arguments.clone(), patience)?;
+            return if visit.page.is_json() { visit.page.json(&Value::Null) } else { Ok(()) };
+        }
+        let reply = agent.call_raw(self.info.name, self.arguments.clone())?;
+        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.text(&json_text(&format!("{reply:#}"))) }
     }
 }
 
@@ -172,6 +192,10 @@ fn content(path: &str, is_secret: bool) -> std::result::Result<Vec<u8>, String> 
     if is_secret && bytes.last() == Some(&b'\n') {
         bytes.pop();
     }
+    if is_secret && bytes.is_empty() {
+        let place = if path == "-" { "standard input" } else { path };
+        return Err(format!("there is nothing in {place}, and an empty secret opens the account to everybody"));
+    }
     Ok(bytes)
 }
 
@@ -204,51 +228,151 @@ fn question(info: &Info) -> Option<String> {
 
 /// What a person is asked before a message is sent. One that is wrong is told of later.
 pub fn raw_question(message: &str) -> Option<String> {
-    let (command, _) = parse_message(message).ok()?;
-    question(qga_protocol::commands().find(|info| info.name == command)?)
+    let message = Message::parse(message).ok()?;
+    question(qga_protocol::commands().find(|info| info.name == message.command)?)
 }
 
-/// `qga raw`: a message as it is, and the reply as it is.
-pub fn raw(message: Option<&str>, visit: &mut Visit<'_>) -> Result<()> {
-    let (may_change, name) = (visit.general.yes, visit.target.to_string());
-    let mut agent = visit.connect()?;
-    let mut send = |message: &str| -> Result<()> {
-        let (command, arguments) = parse_message(message)?;
-        let reply = match agent.call_raw(&command, arguments) {
-            Ok(value) => serde_json::json!({ "return": value }),
-            Err(error) => match error.agent() {
-                Some(said) => serde_json::json!({ "error": { "class": said.class, "desc": said.desc } }),
-                None => return Err(error.into()),
-            },
-        };
-        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.line(json_text(&reply.to_string())) }
-    };
-    if let Some(message) = message {
-        return send(message);
+/// Where the messages of `qga raw` come from.
+#[derive(Debug)]
+pub enum Messages<'a> {
+    /// These, which were read once for all targets.
+    Known(Vec<String>),
+    /// Standard input, line by line: somebody may be writing them.
+    Lines,
+    /// The only one.
+    One(&'a str),
+}
+
+impl<'a> Messages<'a> {
+    /// For so many targets.
+    pub fn new(message: Option<&'a str>, targets: usize) -> Result<Self> {
+        const MOST_BYTES: u64 = 128 << 20;
+        if let Some(message) = message {
+            return Ok(Self::One(message));
+        }
+        if targets < 2 {
+            return Ok(Self::Lines);
+        }
+        let mut text = String::new();
+        let read = std::io::stdin().lock().take(MOST_BYTES).read_to_string(&mut text);
+        let size = read.map_err(|error| Failure::host("read standard input", &error))?;
+        if size as u64 == MOST_BYTES {
+            return Err(Failure::usage(format!("more than {} MiB of messages for several targets", MOST_BYTES >> 20)));
+        }
+        Ok(Self::Known(text.lines().map(str::to_owned).collect()))
     }
-    for line in std::io::stdin().lines() {
-        let line = line.map_err(|error| Failure::host("read standard input", &error))?;
-        if !line.trim().is_empty() {
-            if let (false, Some(act)) = (may_change, raw_question(&line)) {
-                return Err(Failure::told(
-                    Code::Usage,
-                    format!("this would {act} {name}, and standard input has the messages"),
-                    "Say --yes to do it without being asked.",
-                ));
+}
+
+/// `qga raw`: messages as they are, and the replies as they are. An error in a reply is the reply, and the exit code says so.
+pub fn raw(messages: &Messages<'_>, visit: &mut Visit<'_>) -> Result<()> {
+    let mut agent = visit.connect()?;
+    let mut failed = None;
+    let mut send = |message: &str, visit: &mut Visit<'_>| -> Result<()> {
+        if let Some(code) = send(&mut agent, &Message::parse(message)?, visit)? {
+            failed.get_or_insert(code);
+        }
+        Ok(())
+    };
+    match messages {
+        Messages::One(message) => send(message, visit)?,
+        Messages::Known(lines) => lines.iter().try_for_each(|line| send_asked(line, visit, &mut send))?,
+        Messages::Lines => {
+            for line in std::io::stdin().lines() {
+                let line = line.map_err(|error| Failure::host("read standard input", &error))?;
+                send_asked(&line, visit, &mut send)?;
             }
-            send(&line)?;
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), |code| Err(Failure::Silent(code)))
 }
 
-fn parse_message(message: &str) -> Result<(String, Value)> {
-    let wrong =
-        |problem: String| Failure::told(Code::Usage, problem, "Write for example '{\"execute\": \"guest-ping\"}'.");
-    let message: Value =
-        serde_json::from_str(message).map_err(|error| wrong(format!("the message is no JSON: {error}")))?;
-    let command = message["execute"].as_str().ok_or_else(|| wrong("the message has no \"execute\"".to_owned()))?;
-    Ok((command.to_owned(), message["arguments"].clone()))
+/// Sends a line of standard input, from which nobody can be asked.
+fn send_asked(
+    line: &str,
+    visit: &mut Visit<'_>,
+    send: &mut impl FnMut(&str, &mut Visit<'_>) -> Result<()>,
+) -> Result<()> {
+    if line.trim().is_empty() {
+        return Ok(());
+    }
+    if let (false, Some(act)) = (visit.general.yes, raw_question(line)) {
+        return Err(Failure::told(
+            Code::Usage,
+            format!("this would {act} {}, and standard input has the messages", visit.target),
+            "Say --yes to do it without being asked.",
+        ));
+    }
+    send(line, visit)
+}
+
+/// Sends one message and prints its reply. For an error reply its exit code is returned.
+fn send(agent: &mut AnyAgent, message: &Message, visit: &mut Visit<'_>) -> Result<Option<u8>> {
+    let known = qga_protocol::commands().find(|info| info.name == message.command);
+    let answer = if known.is_some_and(|info| !info.rules.success_response) {
+        let patience = UNANSWERED_PATIENCE.min(visit.general.timeout);
+        let called = agent.call_unanswered(&message.command, message.arguments.clone(), patience);
+        // Other messages may follow.
+        let restored = called.as_ref().map(|_| {
+            agent.set_deadline(None);
+            agent.set_silence(visit.general.timeout)
+        });
+        if let Ok(restored) = restored {
+            restored?;
+        }
+        called.map(|_| None)
+    } else {
+        agent.call_raw(&message.command, message.arguments.clone()).map(Some)
+    };
+    let (mut reply, code) = match answer {
+        // A success is not answered.
+        Ok(None) => return Ok(None),
+        Ok(Some(value)) => (serde_json::json!({ "return": value }), None),
+        Err(error) => {
+            let code = Failure::Silent(error.kind().exit_code()).exit_code();
+            match error.agent() {
+                Some(said) => (serde_json::json!({ "error": { "class": said.class, "desc": said.desc } }), Some(code)),
+                None => return Err(error.into()),
+            }
+        }
+    };
+    if let Some(id) = &message.id {
+        reply["id"] = id.clone();
+    }
+    if visit.page.is_json() {
+        visit.page.json(&reply)?;
+    } else {
+        visit.page.line(json_text(&reply.to_string()))?;
+    }
+    Ok(code)
+}
+
+/// A message as it is written by hand.
+#[derive(Debug)]
+struct Message {
+    command: String,
+    arguments: Value,
+    id: Option<Value>,
+}
+
+impl Message {
+    fn parse(text: &str) -> Result<Self> {
+        let wrong =
+            |problem: String| Failure::told(Code::Usage, problem, "Write for example '{\"execute\": \"guest-ping\"}'.");
+        let message: Value =
+            serde_json::from_str(text).map_err(|error| wrong(format!("the message is no JSON: {error}")))?;
+        let Value::Object(mut members) = message else { return Err(wrong("the message is no JSON object".to_owned())) };
+        let Some(Value::String(command)) = members.remove("execute") else {
+            return Err(wrong("the message has no \"execute\"".to_owned()));
+        };
+        let arguments = members.remove("arguments").unwrap_or(Value::Null);
+        let id = members.remove("id");
+        match members.keys().next() {
+            None => Ok(Self { command, arguments, id }),
+            Some(other) => {
+                Err(wrong(format!("a message has no member {other:?}, only \"execute\", \"arguments\", \"id\"")))
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -61,6 +61,12 @@ impl Diagnosis {
         self.bad(failure.text().unwrap_or_default(), failure.advice(), failure.exit_code());
     }
 
+    /// Adds what was looked at elsewhere.
+    fn append(&mut self, other: Self) {
+        self.checks.extend(other.checks);
+        self.exit_code = if self.exit_code == 0 { other.exit_code } else { self.exit_code };
+    }
+
     fn into_result(self) -> Result<()> {
         if self.exit_code == 0 { Ok(()) } else { Err(Failure::Silent(self.exit_code)) }
     }
@@ -97,7 +103,7 @@ pub fn run(options: &Doctor, general: &General) -> Result<()> {
             let mut diagnosis = Diagnosis::default();
             diagnosis
                 .remark(failure.text().unwrap_or_default(), "This machine is a guest itself, so that is looked at.");
-            diagnosis.checks.extend(inside::look(Path::new("/")).checks);
+            diagnosis.append(inside::look(Path::new("/")));
             tell(diagnosis, "this machine", general)
         }
         Err(failure) => {

@@ -7,12 +7,13 @@ use std::io::Write;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use qga_client::protocol::fsfreeze::{FreezeStatus, Status, Thaw};
-use qga_client::{Agent, Frozen, Target};
+use qga_client::protocol::storage::GetFsInfo;
+use qga_client::{Agent, Frozen, Kind, Target, Timeouts};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde_json::json;
@@ -24,13 +25,15 @@ use crate::fleet::visit;
 use crate::interrupts::Interrupts;
 use crate::output::{GOOD, Page, Show, WARNING, styled};
 use crate::target::{Selection, short_names};
-use crate::visit::Visit;
+use crate::visit::{Visit, optional};
 
 use watcher::Watcher;
 pub use watcher::{WATCHER, watch};
 
 /// How long a command may take to end when it was asked to.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a guest that could not be frozen is waited for, since thawing it is tried for some time.
+const LONGEST_UNDOING: Duration = Duration::from_secs(90);
 /// How long after it was killed. One of another user, or one that waits for a dead disk, may never end.
 const LAST_GRACE: Duration = Duration::from_secs(2);
 
@@ -104,29 +107,29 @@ fn freeze_and_leave(options: &Freeze, visit: &mut Visit<'_>, interrupts: &Interr
     if interrupts.count() > 0 {
         return Err(Failure::told(Code::Stopped, "stopped before it was frozen", ""));
     }
-    // The watcher would thaw what others have frozen.
-    refuse_if_frozen(target, visit.connect()?.call(&Status {})?)?;
+    look_before(target, options, general)?;
     let watcher = Watcher::start(std::slice::from_ref(target), general)?;
     watcher.arm()?;
     let is_connected = AtomicBool::new(false);
     let connect = || {
-        let agent = Agent::connect(target, general.timeouts())?;
+        let agent = Agent::connect_by(target, general.timeouts(), general.deadline())?;
         is_connected.store(true, Ordering::Relaxed);
         Ok(agent)
     };
-    let guard = match Frozen::over(Box::new(connect), mounts(options)) {
+    let guard = match Frozen::over_by(Box::new(connect), mounts(options), Some(general.deadline())) {
         Ok(guard) => guard,
         Err(error) => {
             // Nothing was asked for, somebody else was faster, or nothing is frozen.
-            let is_guests = matches!(error, qga_client::Error::Guest { .. });
-            if !is_connected.load(Ordering::Relaxed) || is_guests || is_thawed(target, general) {
+            if !is_connected.load(Ordering::Relaxed) || is_of_others(&error) || is_thawed(target, general) {
                 watcher.dismiss();
                 return Err(error.into());
             }
             return Err(may_be_frozen(target, &error));
         }
     };
-    let told = if interrupts.count() > 0 {
+    let told = if guard.count() == 0 {
+        Err(nothing_frozen(target))
+    } else if interrupts.count() > 0 {
         let text = format!("stopped; {target} was frozen by then, and is thawed again");
         Err(Failure::told(Code::Stopped, text, ""))
     } else {
@@ -158,6 +161,44 @@ fn after_thaw(error: Option<qga_client::Error>, target: &Target, general: &Gener
     }
     watcher.dismiss();
     Err(error.into())
+}
+
+/// Whether a freeze has failed because somebody else holds the guest frozen, or before it began: there is nothing of ours
+/// to thaw.
+fn is_of_others(error: &qga_client::Error) -> bool {
+    matches!(error, qga_client::Error::Guest { .. })
+        || matches!(error.kind(), Kind::CommandRefused | Kind::NoSuchCommand)
+}
+
+fn nothing_frozen(target: &Target) -> Failure {
+    Failure::told(
+        Code::FailedInGuest,
+        format!("{target} froze nothing, and a snapshot of it would not be consistent"),
+        format!("'qga -t {target} fs' lists what it has mounted."),
+    )
+}
+
+/// What can be known before a freeze: nobody else's is under way, which this one's end would end, and what is to be frozen is
+/// there. An agent passes over a mount point that it does not have.
+fn look_before(target: &Target, options: &Freeze, general: &General) -> Result<()> {
+    let mut agent = Agent::connect_by(target, general.timeouts(), general.deadline())?;
+    refuse_if_frozen(target, agent.call(&Status {})?)?;
+    if options.mount.is_empty() {
+        return Ok(());
+    }
+    let Some(there) = optional(agent.call(&GetFsInfo {}))? else { return Ok(()) };
+    let name = |text: &str| text.trim_end_matches('\\').to_owned();
+    let there: Vec<String> = there.iter().map(|file_system| name(&file_system.mountpoint)).collect();
+    let missing: Vec<&String> = options.mount.iter().filter(|mount| !there.contains(&name(mount))).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    Err(Failure::told(
+        Code::NoSuchThing,
+        format!("{target} has no file system mounted at {missing}; nothing was frozen"),
+        format!("'qga -t {target} fs' lists what it has mounted; write the mount point as it stands there."),
+    ))
 }
 
 fn refuse_if_frozen(target: &Target, status: FreezeStatus) -> Result<()> {
@@ -192,23 +233,30 @@ pub fn thaw(visit: &mut Visit<'_>) -> Result<()> {
 
 /// Freezes all targets, runs a command of this host, thaws.
 pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result<()> {
-    let interrupts = Interrupts::watch()?;
     let names = short_names(&selection.targets);
-    for target in &selection.targets {
-        // Whoever froze it counts on it; the watcher must not thaw it either.
-        refuse_if_frozen(target, Agent::connect(target, general.timeouts())?.call(&Status {})?)?;
-    }
+    // Whoever froze it counts on it; the watcher must not thaw it either.
+    let looked = at_once(selection.targets.iter(), |target| look_before(target, options, general));
+    looked.into_iter().collect::<Result<()>>()?;
+    let interrupts = Interrupts::watch()?;
     let watcher = Watcher::start(&selection.targets, general)?;
     watcher.arm()?;
     let started = Instant::now();
-    let frozen = match freeze_all(options, &selection.targets, general) {
+    let frozen = match freeze_all(options, &selection.targets, general, &interrupts) {
         Ok(frozen) => frozen,
-        Err(failure) => {
+        Err(failed) => {
             // What had been frozen of them has been thawed; the watcher has the doubtful cases.
-            if selection.targets.iter().all(|target| is_thawed(target, general)) {
+            for &index in &failed.of_others {
+                watcher.spare(index);
+            }
+            let answered = selection.targets.iter().enumerate();
+            let answered =
+                answered.filter(|(index, _)| !failed.of_others.contains(index) && !failed.pending.contains(index));
+            let thawed = at_once(answered, |(index, target)| is_thawed(target, general).then_some(index));
+            thawed.iter().flatten().for_each(|&index| watcher.spare(index));
+            if failed.pending.is_empty() && thawed.iter().all(Option::is_some) {
                 watcher.dismiss();
             }
-            return Err(failure);
+            return Err(failed.why);
         }
     };
     let file_systems: u64 = frozen.iter().map(Frozen::count).sum();
@@ -242,63 +290,136 @@ pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result
     if ended == 0 { Ok(()) } else { Err(Failure::Silent(ended)) }
 }
 
-/// Freezes all at the same time. If one fails the others are thawed at once, however long that one takes to give up.
-fn freeze_all(options: &Freeze, targets: &[Target], general: &General) -> Result<Vec<Frozen<'static>>> {
+/// Why not all of the targets are frozen.
+struct NotFrozen {
+    why: Failure,
+    /// The targets, by number, that somebody else has frozen.
+    of_others: Vec<usize>,
+    /// Those that have not answered, and may freeze yet.
+    pending: Vec<usize>,
+}
+
+/// What is heard of one target while all are frozen.
+enum Heard {
+    Frozen(Frozen<'static>),
+    Failed {
+        why: Failure,
+        is_of_others: bool,
+    },
+    /// It has failed, and is being thawed.
+    Failing,
+}
+
+/// Freezes all at the same time. If one fails, if it takes longer than an agent may be silent, or if this process is told to
+/// end, those that are frozen are thawed at once; nobody waits for one that does not answer.
+fn freeze_all(
+    options: &Freeze,
+    targets: &[Target],
+    general: &General,
+    interrupts: &Interrupts,
+) -> std::result::Result<Vec<Frozen<'static>>, Box<NotFrozen>> {
     const PAUSE: Duration = Duration::from_millis(50);
+    let deadline = general.deadline();
     let (sender, results) = mpsc::channel();
-    let is_failing = Arc::new(AtomicBool::new(false));
-    thread::scope(|scope| {
-        for (index, target) in targets.iter().enumerate() {
-            let (sender, is_failing) = (sender.clone(), Arc::clone(&is_failing));
-            scope.spawn(move || {
-                // A guard that nobody takes thaws.
-                let _ = sender.send((index, freeze_or_warn(options, target, general, &is_failing)));
-            });
-        }
-        drop(sender);
-        let mut frozen = Vec::new();
-        let mut failure = None;
-        loop {
-            match results.recv_timeout(PAUSE) {
-                Ok((index, Ok(guard))) => frozen.push((index, guard)),
-                Ok((_, Err(error))) => failure = failure.or(Some(error)),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+    for (index, target) in targets.iter().enumerate() {
+        let (sender, target) = (sender.clone(), target.clone());
+        let (timeouts, mount) = (general.timeouts(), options.mount.clone());
+        // It may wait for its guest longer than anybody waits for it. A guard that nobody takes thaws.
+        thread::spawn(move || freeze_one(index, &target, timeouts, &mount, deadline, &sender));
+    }
+    drop(sender);
+    let mut frozen = Vec::new();
+    let mut thawing = Vec::new();
+    let mut of_others = Vec::new();
+    let mut failure = None;
+    let mut pending: Vec<usize> = (0..targets.len()).collect();
+    let mut last_moment = deadline + GRACE;
+    while !pending.is_empty() {
+        match results.recv_timeout(PAUSE) {
+            Ok((index, Heard::Frozen(guard))) => {
+                pending.retain(|&other| other != index);
+                frozen.push((index, guard));
             }
-            if failure.is_some() || is_failing.load(Ordering::Relaxed) {
-                for (_, guard) in frozen.drain(..) {
-                    scope.spawn(move || drop(guard));
+            Ok((index, Heard::Failed { why, is_of_others })) => {
+                pending.retain(|&other| other != index);
+                if is_of_others {
+                    of_others.push(index);
                 }
+                failure = failure.or(Some(why));
             }
+            Ok((_, Heard::Failing)) => {
+                // What it says in the end is worth waiting for, and nothing stays frozen meanwhile.
+                last_moment = deadline + LONGEST_UNDOING;
+                thawing.extend(frozen.drain(..).map(thaw_apart));
+            }
+            Err(RecvTimeoutError::Timeout) if interrupts.count() > 0 => {
+                failure =
+                    Some(Failure::told(Code::Stopped, "stopped before all were frozen; they are thawed again", ""));
+                break;
+            }
+            Err(RecvTimeoutError::Timeout) if Instant::now() > deadline + PAUSE && failure.is_some() => break,
+            Err(RecvTimeoutError::Timeout) if Instant::now() > last_moment => {
+                let text = format!("not all targets were frozen within {} s", general.timeout.as_secs_f64());
+                failure = Some(Failure::told(Code::TryAgain, text, ""));
+                break;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
-        if let Some(failure) = failure {
-            return Err(failure);
+        if failure.is_some() {
+            thawing.extend(frozen.drain(..).map(thaw_apart));
         }
-        if frozen.len() < targets.len() {
-            return Err(Failure::told(Code::TryAgain, "the targets could not be frozen together", ""));
-        }
+    }
+    if failure.is_none() && frozen.len() < targets.len() {
+        failure = Some(Failure::told(Code::TryAgain, "the targets could not be frozen together", ""));
+    }
+    if failure.is_none() && frozen.iter().any(|(_, guard)| guard.count() == 0) {
+        let empty = frozen.iter().find(|(_, guard)| guard.count() == 0);
+        failure = empty.and_then(|(index, _)| targets.get(*index)).map(nothing_frozen);
+    }
+    let Some(why) = failure else {
         frozen.sort_by_key(|(index, _)| *index);
-        Ok(frozen.into_iter().map(|(_, guard)| guard).collect())
-    })
+        return Ok(frozen.into_iter().map(|(_, guard)| guard).collect());
+    };
+    thawing.extend(frozen.drain(..).map(thaw_apart));
+    for thread in thawing {
+        // A guard's thaw has an end of its own.
+        let _ = thread.join();
+    }
+    Err(Box::new(NotFrozen { why, of_others, pending }))
+}
+
+fn thaw_apart((_, guard): (usize, Frozen<'static>)) -> thread::JoinHandle<()> {
+    thread::spawn(move || drop(guard))
 }
 
 /// Freezes one. That a second connection is needed means that the freeze has failed, long before thawing is given up.
-fn freeze_or_warn(
-    options: &Freeze,
+fn freeze_one(
+    index: usize,
     target: &Target,
-    general: &General,
-    is_failing: &Arc<AtomicBool>,
-) -> Result<Frozen<'static>> {
-    let (target, timeouts, is_failing) = (target.clone(), general.timeouts(), Arc::clone(is_failing));
+    timeouts: Timeouts,
+    mount: &[String],
+    deadline: Instant,
+    heard: &mpsc::Sender<(usize, Heard)>,
+) {
     let mut is_connected = false;
+    let (same, failing) = (target.clone(), heard.clone());
     let connect = move || {
-        if is_connected {
-            is_failing.store(true, Ordering::Relaxed);
+        const A_DAY: Duration = Duration::from_secs(24 * 3600);
+        if !is_connected {
+            is_connected = true;
+            return Agent::connect_by(&same, timeouts, deadline);
         }
-        is_connected = true;
-        Agent::connect(&target, timeouts)
+        let _ = failing.send((index, Heard::Failing));
+        Agent::connect_by(&same, timeouts, Instant::now() + timeouts.silence.min(A_DAY))
     };
-    Ok(Frozen::over(Box::new(connect), mounts(options))?)
+    let mount = (!mount.is_empty()).then_some(mount);
+    let said = match Frozen::over_by(Box::new(connect), mount, Some(deadline)) {
+        Ok(guard) => Heard::Frozen(guard),
+        Err(error) => Heard::Failed { is_of_others: is_of_others(&error), why: error.into() },
+    };
+    // If nobody listens any more, what is frozen is thawed when the guard goes.
+    let _ = heard.send((index, said));
 }
 
 /// Does something for each in a thread of its own: a guest that hangs must not hold up the others.
@@ -314,7 +435,8 @@ fn at_once<I: Send, O: Send>(each: impl Iterator<Item = I>, act: impl Fn(I) -> O
 }
 
 fn is_thawed(target: &Target, general: &General) -> bool {
-    let status = Agent::connect(target, general.timeouts()).and_then(|mut agent| agent.call(&Status {}));
+    let status =
+        Agent::connect_by(target, general.timeouts(), general.deadline()).and_then(|mut agent| agent.call(&Status {}));
     matches!(status, Ok(FreezeStatus::Thawed))
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qga_client::{Agent, AnyAgent, Target, Timeouts};
+use qga_client::{Agent, AnyAgent, Limits, Target, Timeouts};
 use qga_protocol::fsfreeze::{FreezeStatus, Status};
 use qga_protocol::identity::{GetHostName, GetUsers};
 
@@ -41,8 +41,12 @@ fn scrape(selection: &Selection, general: &General) -> String {
         loop {
             let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(target) = selection.targets.get(index) else { break };
-            let own = measure(target, general, started);
-            page.lock().unwrap_or_else(PoisonError::into_inner).append(own);
+            let mut own = measure(target, general, started);
+            let mut page = page.lock().unwrap_or_else(PoisonError::into_inner);
+            if page.bytes() + own.bytes() > LONGEST_PAGE_BYTES {
+                own = too_much(target);
+            }
+            page.append(own);
         }
     };
     thread::scope(|scope| {
@@ -51,6 +55,15 @@ fn scrape(selection: &Selection, general: &General) -> String {
         }
     });
     page.into_inner().unwrap_or_else(PoisonError::into_inner).text()
+}
+
+/// What stands for a target that says more than a page takes.
+fn too_much(target: &Target) -> Exposition {
+    let name = target.to_string();
+    let mut page = Exposition::default();
+    page.put("qga_up", &[("target", name.as_str())], 0.0);
+    page.put("qga_failure", &[("target", name.as_str()), ("reason", "too-much")], 1.0);
+    page
 }
 
 /// The measurements of one target, or why there are none.
@@ -65,6 +78,7 @@ fn measure(target: &Target, general: &General, scrape_started: Instant) -> Expos
     page.put("qga_up", &labels, if measured.is_ok() { 1.0 } else { 0.0 });
     page.put("qga_scrape_duration_seconds", &labels, started.elapsed().as_secs_f64());
     match measured {
+        // What it says of itself counts: that it said too much.
         Ok(own) => page.append(own),
         Err(failure) => {
             let word = failure.word();
@@ -73,6 +87,13 @@ fn measure(target: &Target, general: &General, scrape_started: Instant) -> Expos
     }
     page
 }
+
+/// The longest reply that is taken from a guest: ten thousand file systems have room in it, and what is made of it takes
+/// some times as much.
+const LONGEST_REPLY_BYTES: usize = 4 << 20;
+/// The longest text of one guest's measurements, and of all together.
+const LONGEST_PART_BYTES: usize = 8 << 20;
+const LONGEST_PAGE_BYTES: usize = 64 << 20;
 
 /// Measures within a time. A target that is late is not asked again until the late question has ended.
 fn measure_in_time(target: Target, timeouts: Timeouts, limit: Duration) -> Result<Exposition> {
@@ -92,11 +113,14 @@ fn measure_in_time(target: Target, timeouts: Timeouts, limit: Duration) -> Resul
     let (sender, answer) = mpsc::channel();
     thread::spawn(move || {
         let mut page = Exposition::default();
-        let measured = Agent::connect(&target, timeouts)
-            .map_err(Failure::from)
-            .and_then(|mut agent| measure_agent(&mut agent, &target.to_string(), &mut page));
+        let deadline = Instant::now() + limit.min(Duration::from_secs(24 * 3600));
+        let measured = Agent::connect_by(&target, timeouts, deadline).map_err(Failure::from).and_then(|mut agent| {
+            agent.set_limits(Limits { reply_bytes: LONGEST_REPLY_BYTES, ..Limits::default() });
+            measure_agent(&mut agent, &target.to_string(), &mut page)
+        });
+        let is_too_much = page.bytes() > LONGEST_PART_BYTES;
         // Nobody listens any more if it is late.
-        let _ = sender.send(measured.map(|()| page));
+        let _ = sender.send(measured.map(|()| if is_too_much { too_much(&target) } else { page }));
         drop(question);
     });
     answer.recv_timeout(limit).unwrap_or_else(|_| {

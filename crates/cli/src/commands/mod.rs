@@ -62,6 +62,14 @@ fn for_targets(command: &Command, selection: &Selection, general: &General) -> R
             let job = copy::Job::new(options, selection)?;
             visit(selection, general, &|visit| job.run(visit))
         }
+        Command::Call(call) => {
+            let call = call.prepare()?;
+            visit(selection, general, &|visit| call.run(visit))
+        }
+        Command::Raw(options) => {
+            let messages = call::Messages::new(options.message.as_deref(), selection.targets.len())?;
+            visit(selection, general, &|visit| call::raw(&messages, visit))
+        }
         command => visit(selection, general, &|visit| for_one(command, visit)),
     }
 }
@@ -87,8 +95,6 @@ fn for_one(command: &Command, visit: &mut Visit<'_>) -> Result<()> {
         Command::Shutdown => power::end("powerdown", visit),
         Command::Reboot => power::end("reboot", visit),
         Command::Halt => power::end("halt", visit),
-        Command::Call(call) => call.run(visit),
-        Command::Raw(options) => call::raw(options.message.as_deref(), visit),
         // They are not about one target, and were served above.
         Command::Exec(_)
         | Command::Shell(_)
@@ -96,6 +102,8 @@ fn for_one(command: &Command, visit: &mut Visit<'_>) -> Result<()> {
         | Command::Passwd(_)
         | Command::SshKey(_)
         | Command::Cp(_)
+        | Command::Call(_)
+        | Command::Raw(_)
         | Command::WatchFreeze(_)
         | Command::Completions(_)
         | Command::Man(_)

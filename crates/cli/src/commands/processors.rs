@@ -1,5 +1,6 @@
 //! `qga cpus` and `qga memory`: what the guest has of them, and switching parts on and off.
 
+use qga_protocol::command::Open;
 use qga_protocol::cpu::{GetVcpus, LogicalProcessor, SetVcpus};
 use qga_protocol::memory::{
     GetMemoryBlockInfo, GetMemoryBlocks, MemoryBlock, MemoryBlockResponseType, SetMemoryBlocks,
@@ -108,10 +109,11 @@ pub fn memory(options: &Switch, visit: &mut Visit<'_>) -> Result<()> {
         let failed = responses.iter().filter(|response| response.response != MemoryBlockResponseType::Success);
         let failed: Vec<String> = failed
             .map(|response| {
-                let why = match response.response {
-                    MemoryBlockResponseType::NotFound => "there is none",
-                    MemoryBlockResponseType::OperationNotSupported => "it cannot be switched",
-                    _ => "the kernel refused",
+                let why = match &response.response {
+                    Open::Known(MemoryBlockResponseType::NotFound) => "there is none",
+                    Open::Known(MemoryBlockResponseType::OperationNotSupported) => "it cannot be switched",
+                    Open::Known(_) => "the kernel refused",
+                    Open::Other(other) => other.as_str(),
                 };
                 let number = response.error_code.map(|code| format!(" (error {code})")).unwrap_or_default();
                 format!("block {}: {why}{number}", response.phys_index)

@@ -30,12 +30,19 @@ pub fn take(agent: &mut AnyAgent) -> Result<Sample> {
         taken: Instant::now(),
         uptime_seconds: guest::uptime(agent)?,
         load: optional(agent.call(&GetLoad {}))?,
-        processors: processors.map(|all| all.into_iter().map(|CpuStats::Linux(one)| one).collect()),
+        processors: processors.map(|all| all.into_iter().filter_map(linux).collect()),
         memory: guest::memory(agent)?,
         disks: optional(agent.call(&GetDiskStats {}))?,
         interfaces: optional(agent.call(&GetInterfaces {}))?,
         file_systems: optional(agent.call(&GetFsInfo {}))?,
     })
+}
+
+fn linux(processor: CpuStats) -> Option<LinuxCpuStats> {
+    match processor {
+        CpuStats::Linux(processor) => Some(processor),
+        CpuStats::Other => None,
+    }
 }
 
 /// The modes of a processor's time with their names, in milliseconds since the guest's start. `user` holds `guest`.

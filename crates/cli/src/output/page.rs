@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::table::Table;
-use super::text::json_text;
+use super::text::{json_text, output_lines, printable, printable_line};
 use super::{FAINT, NAME, styled};
 use crate::failure::{Failure, Result};
 
@@ -33,6 +33,7 @@ pub struct Page {
 
 impl Page {
     pub fn new(target: String, prefix: Option<String>, json: bool) -> Self {
+        let prefix = prefix.map(|prefix| printable(&prefix));
         Self { prefix, target, json, unfinished: [Vec::new(), Vec::new()] }
     }
 
@@ -89,18 +90,25 @@ impl Page {
         let _ = writeln!(io::stdout(), "{}", json_text(&line.to_string()));
     }
 
+    /// Writes a text of several lines; among several targets each has the target's name in front.
+    pub fn text(&mut self, text: &str) -> Result<()> {
+        text.lines().try_for_each(|line| self.line(line))
+    }
+
     /// Writes a line for people.
     pub fn line(&mut self, text: impl AsRef<str>) -> Result<()> {
+        let text = printable_line(text.as_ref());
         match &self.prefix {
-            None => write_line(text.as_ref()),
-            Some(prefix) => write_line(&format!("{} {} {}", styled(NAME, prefix), styled(FAINT, "|"), text.as_ref())),
+            None => write_line(&text),
+            Some(prefix) => write_line(&format!("{} {} {text}", styled(NAME, prefix), styled(FAINT, "|"))),
         }
     }
 
     /// Writes a remark beside the result, to standard error.
     pub fn note(&self, text: impl AsRef<str>) {
         let prefix = self.prefix.as_ref().map(|prefix| format!("{prefix}: ")).unwrap_or_default();
-        let _ = writeln!(anstream::stderr().lock(), "{}", styled(FAINT, format!("{prefix}{}", text.as_ref())));
+        let text = printable_line(&format!("{prefix}{}", text.as_ref()));
+        let _ = writeln!(anstream::stderr().lock(), "{}", styled(FAINT, text));
     }
 
     /// Writes bytes of a program or file as they are; among several targets line by line.
@@ -160,12 +168,10 @@ fn write_prefixed(stream: OutputStream, prefix: &str, lines: &[u8]) -> io::Resul
     let start =
         if coloured { format!("{} {} ", styled(NAME, prefix), styled(FAINT, "|")) } else { format!("{prefix} | ") };
     let mut text = Vec::with_capacity(lines.len() + start.len());
-    for line in lines.split_inclusive(|&byte| byte == b'\n') {
+    for line in output_lines(lines) {
         text.extend_from_slice(start.as_bytes());
-        text.extend_from_slice(line);
-        if !line.ends_with(b"\n") {
-            text.push(b'\n');
-        }
+        text.extend_from_slice(&line);
+        text.push(b'\n');
     }
     match stream {
         OutputStream::Stdout => write_and_flush(&mut io::stdout().lock(), &text),

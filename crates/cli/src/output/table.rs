@@ -2,7 +2,7 @@
 
 use anstyle::Style;
 
-use super::text::{printable, width};
+use super::text::{printable, printable_line, width};
 use super::{FAINT, Page, styled, units};
 use crate::failure::Result;
 
@@ -34,7 +34,7 @@ impl Cell {
 
     /// Different texts for people and for a pipe. `shown` may hold styles.
     pub fn both(shown: impl Into<String>, plain: impl Into<String>) -> Self {
-        Self { shown: shown.into(), plain: plain.into(), ..Self::default() }
+        Self { shown: printable_line(&shown.into()), plain: printable(&plain.into()), ..Self::default() }
     }
 
     pub fn or_dash<T>(value: Option<T>, cell: impl FnOnce(T) -> Self) -> Self {

@@ -1,6 +1,6 @@
 //! What the tests of the command line stand on: running `qga`, a real agent, and one that says what it is told to.
 
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unused_imports)] // each test file uses its part
 
 pub use qga_scripted as scripted;
 

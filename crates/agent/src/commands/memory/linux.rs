@@ -59,7 +59,7 @@ pub fn switch_block(root: &Root, number: u64, online: bool) -> MemoryBlockRespon
         Ok(()) => (MemoryBlockResponseType::Success, None),
         Err(failure) => failure,
     };
-    MemoryBlockResponse { phys_index: number, response, error_code: code.map(i64::from) }
+    MemoryBlockResponse { phys_index: number, response: response.into(), error_code: code.map(i64::from) }
 }
 
 /// What became of a block that does not have the wanted state, and the kernel's error number.

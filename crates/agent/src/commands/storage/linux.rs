@@ -114,7 +114,7 @@ fn disk(root: &Root, path: &Path, uevent: &block::Uevent, node: String, deadline
         dependencies: block::slaves(root, path).map(|slaves| slaves.into_iter().rev().filter_map(node_of).collect()),
         address,
         alias: block::alias(root, path, &record),
-        smart: if is_nvme && root.is_host() { smart::read(&node) } else { None },
+        smart: if is_nvme && root.is_host() { smart::read(&node).map(Into::into) } else { None },
         name: node,
     }
 }

@@ -49,19 +49,32 @@ fn look_at_all(target: &Target, patience: Duration, diagnosis: &mut Diagnosis) -
         return Ok(());
     }
     let transport = target.connect(Timeouts { connect: patience, silence: patience })?;
-    diagnosis.good(format!("{target} can be connected to"));
+    match target {
+        // Nothing has been connected to yet: each question is a run of virsh.
+        Target::Libvirt { uri, domain } => look_at_libvirt(uri.as_deref(), domain, diagnosis)?,
+        Target::Serial(_) => diagnosis.good(format!("{target} can be opened")),
+        _ => diagnosis.good(format!("{target} can be connected to")),
+    }
     let mut agent: AnyAgent = Agent::over(transport);
+    agent.set_deadline(Some(Instant::now() + patience));
     agent.sync()?;
     let started = Instant::now();
     agent.call(&Ping {})?;
     diagnosis.good(format!("an agent answers, in {:.2} ms", started.elapsed().as_secs_f64() * 1000.0));
 
-    if let Some(about) = optional(agent.info().cloned())? {
-        look_at_commands(&about, diagnosis);
-    } else {
-        diagnosis.remark("the agent does not tell its commands", "Its block list forbids even guest-info.");
+    // From here on every answer has a time of its own.
+    agent.set_deadline(Some(Instant::now() + patience));
+    // While it is frozen nearly all commands are refused, which has nothing to do with the lists.
+    let status = optional(agent.call(&Status {}))?;
+    if status != Some(FreezeStatus::Frozen) {
+        agent.set_deadline(Some(Instant::now() + patience));
+        if let Some(about) = optional(agent.info().cloned())? {
+            look_at_commands(&about, diagnosis);
+        } else {
+            diagnosis.remark("the agent does not tell its commands", "Its block list forbids even guest-info.");
+        }
     }
-    match optional(agent.call(&Status {}))? {
+    match status {
         Some(FreezeStatus::Frozen) => {
             let advice = format!("A backup may be under way; if none is: qga -t {target} thaw");
             diagnosis.bad("the guest's file systems are frozen", advice, Code::Refused.number());
@@ -70,6 +83,7 @@ fn look_at_all(target: &Target, patience: Duration, diagnosis: &mut Diagnosis) -
         Some(FreezeStatus::Thawed) => diagnosis.good("its file systems are not frozen"),
         None => diagnosis.remark("it does not tell whether its file systems are frozen", ""),
     }
+    agent.set_deadline(Some(Instant::now() + patience));
     look_at_clock(&mut agent, target, diagnosis)?;
     if let Some(clients) = target.clients().filter(|&clients| clients > 1) {
         let others = clients - 1;
@@ -81,7 +95,24 @@ fn look_at_all(target: &Target, patience: Duration, diagnosis: &mut Diagnosis) -
     Ok(())
 }
 
+/// Asks libvirt itself, so that it can be told from the agent.
+fn look_at_libvirt(uri: Option<&str>, domain: &str, diagnosis: &mut Diagnosis) -> Result<()> {
+    let running = qga_client::search_libvirt(uri)?;
+    diagnosis.good(format!("libvirt answers; {} of its domains run", running.len()));
+    let is_this =
+        |found: &qga_client::Found| matches!(&found.target, Target::Libvirt { domain: name, .. } if name == domain);
+    // One that is named by its number or UUID is not in the list, and one that does not run is told of by the next step.
+    if running.iter().any(is_this) {
+        diagnosis.good(format!("the domain {domain} runs"));
+    }
+    Ok(())
+}
+
 fn look_at_commands(about: &AgentInfo, diagnosis: &mut Diagnosis) {
+    if about.supported_commands.is_empty() {
+        diagnosis.remark(format!("it is version {}, and does not tell its commands", about.version), "");
+        return;
+    }
     diagnosis.good(format!("it is version {}, with {} commands", about.version, about.supported_commands.len()));
     let mut is_complete = true;
     for (name, purpose) in NEEDED {
@@ -89,7 +120,6 @@ fn look_at_commands(about: &AgentInfo, diagnosis: &mut Diagnosis) {
         let problem = match known {
             Some(command) if command.enabled => continue,
             Some(_) => ("is disabled", "The agent's configuration in the guest (block-rpcs, allow-rpcs) says so."),
-            None if about.supported_commands.is_empty() => continue,
             None => ("is missing", "The agent is too old for it, or its system does not have it."),
         };
         is_complete = false;

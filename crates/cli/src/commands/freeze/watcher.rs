@@ -19,6 +19,7 @@ use crate::arguments::{General, WatchFreeze};
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
 use crate::interrupts::Interrupts;
+use crate::output::text::printable;
 use crate::target::Selection;
 
 /// The name of the command that the process runs.
@@ -27,6 +28,8 @@ pub const WATCHER: &str = "thaw-when-input-ends";
 const ARMED: &str = "frozen\n";
 const DISMISSED: &str = "thawed\n";
 const ALIVE: &str = "alive\n";
+/// With a target's number behind it: somebody else has frozen that one.
+const SPARED: &str = "spare ";
 
 /// The time between two signs of life, and how long their absence is borne while something is frozen.
 const PULSE: Duration = Duration::from_secs(1);
@@ -40,6 +43,7 @@ const SECOND_LOOK: Duration = Duration::from_secs(3);
 
 /// How long it tries to thaw.
 const PATIENCE: &str = "1h";
+const SHORTEST_TRY: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The other process, seen from the one that freezes.
@@ -80,6 +84,12 @@ impl Watcher {
         self.tell(ARMED).map_err(|error| Failure::host("tell the process that thaws if this one is killed", &error))
     }
 
+    /// The target of this number is somebody else's to thaw.
+    pub fn spare(&self, index: usize) {
+        // If it is gone it thaws nothing.
+        let _ = self.tell(&format!("{SPARED}{index}\n"));
+    }
+
     /// There is nothing to thaw any more. Returns whether it has only waited until now; if not, it has thawed, because this
     /// process stood still for too long, or is about to.
     pub fn dismiss(&self) -> bool {
@@ -109,12 +119,11 @@ impl Watcher {
 pub fn watch(options: &WatchFreeze, selection: &Selection, general: &General) -> Result<()> {
     // What ends the one that freezes must not end this one as well.
     Interrupts::ignore()?;
-    if !wait_until_needed() {
-        return Ok(());
-    }
+    let Some(spared) = wait_until_needed() else { return Ok(()) };
     let thaw = |target: &Target| thaw(target, general.timeouts(), options.patience);
+    let ours = selection.targets.iter().enumerate().filter(|(index, _)| !spared.contains(index));
     let thawed: Vec<_> = thread::scope(|scope| {
-        let threads: Vec<_> = selection.targets.iter().map(|target| scope.spawn(move || thaw(target))).collect();
+        let threads: Vec<_> = ours.map(|(_, target)| scope.spawn(move || thaw(target))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
     thawed.into_iter().collect::<std::result::Result<(), Error>>()?;
@@ -122,8 +131,8 @@ pub fn watch(options: &WatchFreeze, selection: &Selection, general: &General) ->
     Err(Failure::Silent(Code::TryAgain.number()))
 }
 
-/// Listens to the other process. Returns whether there is something to thaw.
-fn wait_until_needed() -> bool {
+/// Listens to the other process. If there is something to thaw, the numbers of the targets that are not ours are returned.
+fn wait_until_needed() -> Option<Vec<usize>> {
     let (sender, words) = mpsc::channel();
     thread::spawn(move || {
         // An input that cannot be read has ended.
@@ -131,13 +140,14 @@ fn wait_until_needed() -> bool {
         words.all(|word| sender.send(word).is_ok());
     });
     let mut is_armed = false;
+    let mut spared = Vec::new();
     loop {
         match words.recv_timeout(LONGEST_SILENCE) {
             Ok(word) if word == ARMED.trim_end() => is_armed = true,
-            Ok(word) if word == DISMISSED.trim_end() => return false,
-            Ok(_) => {}
+            Ok(word) if word == DISMISSED.trim_end() => return None,
+            Ok(word) => spared.extend(word.strip_prefix(SPARED).and_then(|number| number.parse::<usize>().ok())),
             Err(RecvTimeoutError::Timeout) if !is_armed => {}
-            Err(_) => return is_armed,
+            Err(_) => return is_armed.then_some(spared),
         }
     }
 }
@@ -148,7 +158,9 @@ fn thaw(target: &Target, timeouts: Timeouts, patience: Duration) -> std::result:
     let mut pause = Duration::from_millis(20);
     let mut is_second_look = false;
     loop {
-        let tried = Agent::connect(target, timeouts).and_then(|mut agent| {
+        // One that always says a little is tried again like one that is silent.
+        let deadline = Instant::now() + timeouts.silence.clamp(SHORTEST_TRY, patience.max(SHORTEST_TRY));
+        let tried = Agent::connect_by(target, timeouts, deadline).and_then(|mut agent| {
             let thawed = agent.call(&Thaw {});
             // An agent may report an error of a hook and have thawed all the same.
             match thawed {
@@ -178,5 +190,5 @@ fn thaw(target: &Target, timeouts: Timeouts, patience: Duration) -> std::result:
 }
 
 fn eprint(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }

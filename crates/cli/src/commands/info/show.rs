@@ -201,7 +201,7 @@ pub fn disks(disks: &[DiskInfo]) -> Table {
             .map(|name| name.strip_prefix("/dev/").unwrap_or(name))
             .collect();
         let address = disk.address.as_ref();
-        let bus = address.map(|address| serde_json::to_value(address.bus_type));
+        let bus = address.map(|address| serde_json::to_value(&address.bus_type));
         let bus = bus.and_then(std::result::Result::ok).and_then(|bus| bus.as_str().map(str::to_owned));
         table.row(vec![
             Cell::text(&disk.name).in_style(NAME),

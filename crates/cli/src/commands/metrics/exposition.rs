@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::output::text::printable;
+
 /// Name, help. What ends with `_total` is a counter, the rest gauges.
 const HELP: [(&str, &str); 34] = [
     ("qga_up", "Whether the guest's agent answered."),
@@ -40,10 +42,17 @@ const HELP: [(&str, &str); 34] = [
     ("qga_discovery_failed", "Whether the targets could not be found out."),
 ];
 
-/// Samples by metric.
+/// What a sample takes beside its name and labels: its value, a blank, a line end.
+const BYTES_BESIDE: usize = 26;
+
+/// Longest value of a label, in characters; more is cut off.
+const LONGEST_LABEL: usize = 512;
+
+/// Samples by metric and labels: a series stands once, since one that stands twice makes the whole page worthless.
 #[derive(Debug, Default)]
 pub struct Exposition {
-    metrics: BTreeMap<&'static str, Vec<String>>,
+    metrics: BTreeMap<&'static str, BTreeMap<String, f64>>,
+    bytes: usize,
 }
 
 impl Exposition {
@@ -51,7 +60,15 @@ impl Exposition {
     pub fn put(&mut self, name: &'static str, labels: &[(&str, &str)], value: f64) {
         let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        self.metrics.entry(name).or_default().push(format!("{name}{labels} {value}\n"));
+        let bytes = name.len() + labels.len() + BYTES_BESIDE;
+        if self.metrics.entry(name).or_default().insert(labels, value).is_none() {
+            self.bytes += bytes;
+        }
+    }
+
+    /// About how long its text is.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Adds a sample if there is a value.
@@ -62,27 +79,34 @@ impl Exposition {
     }
 
     pub fn append(&mut self, other: Self) {
+        self.bytes += other.bytes;
         for (name, samples) in other.metrics {
             self.metrics.entry(name).or_default().extend(samples);
         }
     }
 
     pub fn text(&self) -> String {
-        let mut text = String::new();
+        let mut text = String::with_capacity(self.bytes);
         for (name, samples) in &self.metrics {
             if let Some((_, help)) = HELP.iter().find(|(known, _)| known == name) {
                 text.push_str(&format!("# HELP {name} {help}\n"));
             }
             let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
             text.push_str(&format!("# TYPE {name} {kind}\n"));
-            text.extend(samples.iter().map(String::as_str));
+            for (labels, value) in samples {
+                text.push_str(&format!("{name}{labels} {value}\n"));
+            }
         }
         text
     }
 }
 
+/// A value for a label, which may have any character. What steers a terminal is written out, since people look at the page
+/// too.
 fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    let value: String = value.chars().take(LONGEST_LABEL).collect();
+    let lines = value.split('\n').map(|line| printable(line).replace('\\', "\\\\").replace('"', "\\\""));
+    lines.collect::<Vec<_>>().join("\\n")
 }
 
 #[cfg(test)]
@@ -92,6 +116,8 @@ mod tests {
     #[test]
     fn samples_of_a_metric_stand_together_under_its_help() {
         let mut page = Exposition::default();
+        page.put("qga_up", &[("target", "/a\"\\\n")], 1.0);
+        // Said twice, it stands once.
         page.put("qga_up", &[("target", "/a\"\\\n")], 1.0);
         let mut other = Exposition::default();
         other.put("qga_up", &[("target", "b")], 0.0);

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::exposition::Exposition;
 use super::scrape;
@@ -13,7 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::output::Page;
 use crate::target::select;
 
-/// A client that is slower than this is left alone.
+/// How long a client may take for its whole request, and as long again for the whole page. One that is slower is left alone.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_REQUEST_BYTES: u64 = 16 << 10;
 const CLIENTS_AT_A_TIME: usize = 16;
@@ -27,34 +27,83 @@ pub fn serve(address: &str, general: &General) -> Result<()> {
     thread::scope(|scope| {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { continue };
-            if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_AT_A_TIME {
-                clients.fetch_sub(1, Ordering::Relaxed);
+            let place = Place::take(&clients);
+            if clients.load(Ordering::Relaxed) > CLIENTS_AT_A_TIME {
                 // It hears nothing more than the end of the connection if it does not read this at once.
-                let _ = answer(&stream, "503 Service Unavailable", "too many at a time\n");
+                let _ = stream.set_nonblocking(true);
+                let _ = answer(&mut &stream, "503 Service Unavailable", "too many at a time\n");
                 continue;
             }
-            let clients = &clients;
             scope.spawn(move || {
+                let _place = place;
                 // A client that is gone hears nothing of it.
                 let _ = attend(&stream, general);
-                clients.fetch_sub(1, Ordering::Relaxed);
             });
         }
     });
     Ok(())
 }
 
-fn attend(stream: &TcpStream, general: &General) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let Some(path) = read_request(stream)? else {
-        return answer(stream, "400 Bad Request", "GET /metrics is understood\n");
-    };
-    match path.split('?').next() {
-        Some("/metrics") => answer(stream, "200 OK", &page(general)),
-        Some("/") => answer(stream, "200 OK", "qga: the measurements are at /metrics\n"),
-        _ => answer(stream, "404 Not Found", "there is /metrics\n"),
+/// A client's place among those that are served, which it leaves also if serving it has panicked.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(clients: &'a AtomicUsize) -> Self {
+        clients.fetch_add(1, Ordering::Relaxed);
+        Self(clients)
     }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that is over at a moment, however little and often something comes.
+struct Timed<'a> {
+    stream: &'a TcpStream,
+    deadline: Instant,
+}
+
+impl<'a> Timed<'a> {
+    fn new(stream: &'a TcpStream) -> Self {
+        Self { stream, deadline: Instant::now() + PATIENCE }
+    }
+
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn attend(stream: &TcpStream, general: &General) -> io::Result<()> {
+    let path = read_request(Timed::new(stream))?;
+    let (status, body) = match path.as_deref().map(|path| path.split('?').next()) {
+        None => ("400 Bad Request", "GET /metrics is understood\n".to_owned()),
+        Some(Some("/metrics")) => ("200 OK", page(general)),
+        Some(Some("/")) => ("200 OK", "qga: the measurements are at /metrics\n".to_owned()),
+        Some(_) => ("404 Not Found", "there is /metrics\n".to_owned()),
+    };
+    answer(&mut Timed::new(stream), status, &body)
 }
 
 /// The measurements now. Patterns are looked up anew each time: machines come and go.
@@ -76,7 +125,7 @@ fn page(general: &General) -> String {
 }
 
 /// The path of a GET request; the rest of the request is read and dropped.
-fn read_request(stream: &TcpStream) -> io::Result<Option<String>> {
+fn read_request(stream: impl Read) -> io::Result<Option<String>> {
     let mut reader = BufReader::new(stream.take(LONGEST_REQUEST_BYTES));
     let mut first = String::new();
     reader.read_line(&mut first)?;
@@ -88,7 +137,7 @@ fn read_request(stream: &TcpStream) -> io::Result<Option<String>> {
     Ok((words.next() == Some("GET")).then(|| words.next().map(str::to_owned)).flatten())
 }
 
-fn answer(mut stream: &TcpStream, status: &str, body: &str) -> io::Result<()> {
+fn answer(stream: &mut impl Write, status: &str, body: &str) -> io::Result<()> {
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n",

@@ -109,5 +109,5 @@ fn described(address: IpAddr, prefix: u8) -> IpAddress {
         IpAddr::V4(address) => (address.to_string(), IpAddressType::Ipv4),
         IpAddr::V6(address) => (ipv6_text(address), IpAddressType::Ipv6),
     };
-    IpAddress { ip_address, ip_address_type, prefix: prefix.into() }
+    IpAddress { ip_address, ip_address_type: ip_address_type.into(), prefix: prefix.into() }
 }

@@ -32,7 +32,7 @@ pub fn of(root: &Root, path: &Path, uevent: &Uevent, record: &str, deadline: Dea
     }
     Some(DiskAddress {
         pci_controller: place.pci.map_or(NO_PCI, |function| function.address),
-        bus_type: place.bus_type,
+        bus_type: place.bus_type.into(),
         bus: place.bus,
         target: place.target,
         unit: place.unit,

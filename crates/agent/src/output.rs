@@ -84,18 +84,32 @@ impl Output {
         self.file.as_ref().map(File::as_fd)
     }
 
-    /// Nothing more will come: gives memory back that was held for that.
-    pub fn close(&mut self) {
+    /// Nothing more will come: gives back memory that was held for that, and the descriptor.
+    ///
+    /// # Errors
+    /// Of reading the file, which stays then.
+    pub fn close(&mut self) -> io::Result<()> {
+        if let Some(file) = &self.file {
+            self.bytes = read(file, self.length)?;
+            self.file = None;
+        }
         self.bytes.shrink_to_fit();
+        Ok(())
     }
 
     /// All of it.
     pub fn into_bytes(self) -> io::Result<Vec<u8>> {
-        let Some(file) = self.file else { return Ok(self.bytes) };
-        let mut bytes = vec![0; self.length];
-        file.read_exact_at(&mut bytes, 0)?;
-        Ok(bytes)
+        match &self.file {
+            Some(file) => read(file, self.length),
+            None => Ok(self.bytes),
+        }
     }
+}
+
+fn read(file: &File, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
 }
 
 /// Writes as much as the system has memory for.
@@ -143,6 +157,8 @@ mod tests {
         let theirs = Output::of_file(theirs, false).unwrap();
         assert_eq!((theirs.len(), theirs.is_truncated()), (12, false));
         assert_eq!(theirs.into_bytes().unwrap(), b"before after");
+        output.close().unwrap();
+        assert!(output.file().is_none());
         assert_eq!(output.into_bytes().unwrap(), b"before after");
     }
 }

@@ -353,7 +353,9 @@ impl Table {
             }
         }
         for output in &mut program.output {
-            output.close();
+            if let Err(error) = output.close() {
+                log::warn!("the output of program {pid} stays in a file: {error}");
+            }
         }
         program.ended = Some((exit, Instant::now()));
     }

@@ -78,6 +78,8 @@ struct Running {
     room: usize,
     /// Pipes that it empties.
     left: usize,
+    /// Programs that it was told of and that have not ended.
+    wards: usize,
 }
 
 /// A program that a keeper knows.
@@ -110,7 +112,9 @@ pub fn expect(outputs: [Option<BorrowedFd<'_>>; 2]) -> Option<Ward> {
     if !descriptors.is_empty() {
         state.tell(&bytes(b'S', number, &present), &descriptors, false);
     }
-    state.running.as_ref().map(|_| Ward { keeper, number })
+    let running = state.running.as_mut()?;
+    running.wards += 1;
+    Some(Ward { keeper, number })
 }
 
 impl Ward {
@@ -145,7 +149,11 @@ impl Ward {
     /// It has ended and its output is here, or it has not started. The keeper empties its pipes if somebody still
     /// `writes`; false if it is gone.
     pub fn ended(self, writes: bool) -> bool {
-        self.tell(b'E', &[], &[], writes)
+        let is_told = self.tell(b'E', &[], &[], writes);
+        if let Some(running) = state().running.as_mut().filter(|running| running.pid == self.keeper) {
+            running.wards -= 1;
+        }
+        is_told
     }
 }
 
@@ -180,7 +188,8 @@ pub fn let_go() {
     let mut state = state();
     if let Some(running) = &mut state.running {
         running.hear();
-        if running.left == 0 {
+        // One of a program that has just begun would take that for orphaned.
+        if running.left == 0 && running.wards == 0 {
             let pid = running.pid;
             state.running = None;
             state.let_go.push(pid);
@@ -223,6 +232,8 @@ pub fn take_over<'a>(unfetched: impl Iterator<Item = Unfetched<'a>>) {
             if truncated {
                 state.tell(&bytes(b'T', number, &[stream]), &[], false);
             }
+            // There may be more of them than this process may have descriptors.
+            *output = Output::default();
         }
     }
     if let Some(running) = &state.running {
@@ -297,7 +308,7 @@ impl Running {
             streams: [theirs.as_fd(), wake.as_fd(), nothing.as_fd()],
         };
         let pid = Pid::from_raw(program.start()?).ok_or(Errno::SRCH)?;
-        Ok(Self { pid, socket, wake, messages: 0, room: PIPES_EACH, left: 0 })
+        Ok(Self { pid, socket, wake, messages: 0, room: PIPES_EACH, left: 0, wards: 0 })
     }
 
     fn wake(&mut self) {

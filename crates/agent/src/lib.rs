@@ -92,6 +92,7 @@ pub fn main() -> ExitCode {
         }
         Err(failure) => Err(failure),
     };
+    log::finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { text }) => {
@@ -123,6 +124,7 @@ fn run(configuration: &Configuration) -> Result<(), Failure> {
         // The parent says why.
         (Err(failure), Some(readiness)) => {
             readiness.failed(&failure);
+            log::finish();
             std::process::exit(1);
         }
         (Err(failure), None) => Err(failure),
@@ -149,11 +151,29 @@ fn serve(
             ending.freezer.end(&ending.root);
             ending.programs.hand_over();
             drop(pid_file);
+            if !log::finish() {
+                let_go();
+            }
             std::process::exit(0);
         });
     started.map_err(|error| Failure::of("cannot start a thread", &error))?;
     // On the process's first thread, so that the first client need not wait for another one to start.
     channel.serve(&agent)
+}
+
+/// Lets go of the channel and the locks, which the next agent needs: a thread that hangs in a write may keep this process
+/// for longer than the process would have them. Closing a file may hang as well.
+fn let_go() {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(200);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let closing = std::thread::Builder::new().stack_size(lane::STACK_BYTES).spawn(move || {
+        #[cfg(target_os = "linux")]
+        let _ = qga_sys::descriptor::let_go_of_all();
+        let _ = sender.send(());
+    });
+    if closing.is_ok() {
+        let _ = receiver.recv_timeout(PATIENCE);
+    }
 }
 
 /// Serves one client of a machine that is recorded below a directory, until the client hangs up.

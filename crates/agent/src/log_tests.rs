@@ -1,11 +1,14 @@
 use super::*;
 use std::os::unix::fs::PermissionsExt as _;
 
+/// A hang is a failure.
+const LONG: Duration = Duration::from_secs(60);
+
 /// A logger into a file, and the file's lines without their times.
 struct Fixture {
     directory: tempfile::TempDir,
     system_log: UnixDatagram,
-    logger: Logger,
+    logger: &'static Logger,
 }
 
 impl Fixture {
@@ -15,21 +18,23 @@ impl Fixture {
         let system_log = UnixDatagram::bind(&socket_path).unwrap();
         system_log.set_nonblocking(true).unwrap();
         // A test's logger lives as long as the test; the product's path is a constant.
-        let logger = Logger::new(socket_path.to_str().unwrap().to_owned().leak());
-        logger.open(Some(&directory.path().join("log")), verbose).unwrap();
+        let logger: &Logger = Box::leak(Box::new(Logger::new(socket_path.to_str().unwrap().to_owned().leak())));
+        logger.open(Some(&directory.path().join("log")), verbose, LONG).unwrap();
         Self { directory, system_log, logger }
     }
 
     fn say(&self, target: &str, level: Level, text: fmt::Arguments<'_>) {
-        self.logger.log(&Record::builder().target(target).level(level).args(text).build());
+        Handle(self.logger).log(&Record::builder().target(target).level(level).args(text).build());
     }
 
     fn lines(&self) -> Vec<String> {
+        assert!(self.logger.settles_within(LONG), "it is not written");
         let text = std::fs::read_to_string(self.directory.path().join("log")).unwrap();
         text.lines().map(|line| line.split_once(": ").unwrap().1.to_owned()).collect()
     }
 
     fn system_log_lines(&self) -> Vec<String> {
+        assert!(self.logger.settles_within(LONG), "it is not written");
         let mut buffer = [0; 8192];
         let mut lines = Vec::new();
         while let Ok(length) = self.system_log.recv(&mut buffer) {
@@ -88,7 +93,7 @@ fn a_system_log_that_is_absent_or_full_stops_nobody() {
     }
     let Fixture { directory: _directory, system_log, logger } = fixture;
     drop(system_log);
-    logger.log(&Record::builder().target(AUDIT).level(Level::Info).args(format_args!("x")).build());
+    Handle(logger).log(&Record::builder().target(AUDIT).level(Level::Info).args(format_args!("x")).build());
 }
 
 #[test]
@@ -131,12 +136,12 @@ fn what_is_said_while_frozen_is_written_after_the_thaw() {
 fn what_is_held_is_bounded_and_what_was_dropped_is_counted() {
     let many = Fixture::new(false);
     many.logger.hold(true);
-    for number in 0..MAX_HELD_LINES + 5 {
+    for number in 0..MAX_WAITING_LINES + 5 {
         many.say("x", Level::Warn, format_args!("{number}"));
     }
     many.logger.hold(false);
     let lines = many.lines();
-    assert_eq!(lines.len(), MAX_HELD_LINES + 1);
+    assert_eq!(lines.len(), MAX_WAITING_LINES + 1);
     assert_eq!(lines[..2], ["warning: 5 older messages were dropped while file systems were frozen", "warning: 5"]);
 
     let large = Fixture::new(false);
@@ -144,7 +149,7 @@ fn what_is_held_is_bounded_and_what_was_dropped_is_counted() {
     for _ in 0..100 {
         large.say("x", Level::Warn, format_args!("{}", "x".repeat(10_000)));
     }
-    assert!(large.logger.state().held.as_ref().unwrap().bytes <= MAX_HELD_BYTES);
+    assert!(large.logger.queue().bytes <= MAX_WAITING_BYTES);
 }
 
 #[test]
@@ -154,14 +159,21 @@ fn a_rotated_file_is_left_and_a_new_one_begun() {
     let path = fixture.directory.path().join("log");
     std::fs::rename(&path, fixture.directory.path().join("log.1")).unwrap();
     fixture.say("x", Level::Warn, format_args!("still old"));
-    fixture.logger.reopen().unwrap();
+    fixture.logger.reopen();
     fixture.say("x", Level::Warn, format_args!("new"));
     assert_eq!(fixture.lines(), ["warning: new"]);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    std::fs::remove_file(&path).unwrap();
+    let rotated = fixture.directory.path().join("log.2");
+    std::fs::rename(&path, &rotated).unwrap();
     std::fs::create_dir(&path).unwrap();
-    let text = fixture.logger.reopen().unwrap_err().text;
-    assert_eq!(text, format!("cannot open the log file '{}': Is a directory", path.display()));
+    fixture.logger.reopen();
+    assert!(fixture.logger.settles_within(LONG));
+    let text = std::fs::read_to_string(rotated).unwrap();
+    let expected = format!(
+        ": warning: cannot open the log file '{}': Is a directory; the log goes on into the file that was open\n",
+        path.display()
+    );
+    assert!(text.ends_with(&expected), "{text}");
 }
 
 #[test]
@@ -170,8 +182,8 @@ fn a_file_is_neither_created_nor_rotated_while_frozen() {
     let path = fixture.directory.path().join("log");
     fixture.logger.hold(true);
     std::fs::remove_file(&path).unwrap();
-    fixture.logger.reopen().unwrap();
-    fixture.logger.open(Some(&path), false).unwrap();
+    fixture.logger.reopen();
+    fixture.logger.open(Some(&path), false, LONG).unwrap();
     fixture.say("x", Level::Warn, format_args!("held"));
     assert!(!path.exists());
     fixture.logger.hold(false);
@@ -182,15 +194,17 @@ fn a_file_is_neither_created_nor_rotated_while_frozen() {
 fn lines_that_cannot_be_written_are_counted() {
     let fixture = Fixture::new(false);
     let (reader, writer) = rustix::pipe::pipe().unwrap();
-    fixture.logger.state().destination = Destination::File { path: PathBuf::new(), file: Some(writer) };
+    *fixture.logger.destination() = Destination::File { path: PathBuf::new(), file: Some(writer) };
     for _ in 0..100 {
         fixture.say("x", Level::Warn, format_args!("{}", "x".repeat(3000)));
     }
-    let lost = fixture.logger.state().lost;
+    assert!(fixture.logger.settles_within(LONG));
+    let lost = fixture.logger.queue().missing.otherwise;
     assert!(lost > 0);
     let mut buffer = vec![0; 1 << 20];
     rustix::io::read(&reader, &mut buffer).unwrap();
     fixture.say("x", Level::Warn, format_args!("again"));
+    assert!(fixture.logger.settles_within(LONG));
     let length = rustix::io::read(&reader, &mut buffer).unwrap();
     let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
     assert!(
@@ -201,7 +215,60 @@ fn lines_that_cannot_be_written_are_counted() {
 }
 
 #[test]
+fn a_writer_that_hangs_holds_nobody_up_and_what_was_lost_is_told_in_the_end() {
+    let fixture = Fixture::new(true);
+    // As a write to a disk that hangs keeps it.
+    let hung = fixture.logger.destination();
+    for number in 0..2 * MAX_WAITING_LINES {
+        fixture.say("x", Level::Warn, format_args!("{number}"));
+    }
+    fixture.say(AUDIT, Level::Info, format_args!("asked"));
+    assert!(!fixture.logger.settles_within(Duration::ZERO));
+    let mut buffer = [0; 100];
+    let length = fixture.system_log.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"<14>qemu-ga: info: asked", "the system's log waits for the file");
+    fixture.logger.reopen();
+    fixture.logger.hold(true);
+    fixture.say("x", Level::Warn, format_args!("frozen"));
+    fixture.logger.hold(false);
+    drop(hung);
+    let lines = fixture.lines();
+    assert_eq!(lines.last().unwrap(), "warning: frozen");
+    let numbers = lines.iter().filter(|line| line["warning: ".len()..].parse::<usize>().is_ok()).count();
+    let lost =
+        lines.iter().find_map(|line| line.strip_suffix(" messages were lost because the log could not be written"));
+    let lost: usize = lost.unwrap().strip_prefix("warning: ").unwrap().parse().unwrap();
+    let dropped = lines.iter().filter(|line| line.ends_with("dropped while file systems were frozen")).count();
+    assert_eq!(numbers + lost + dropped, 2 * MAX_WAITING_LINES, "{lines:?}");
+}
+
+#[test]
+fn a_burst_costs_no_line_where_the_disk_takes_them() {
+    let fixture = Fixture::new(true);
+    for number in 0..5 * MAX_WAITING_LINES {
+        fixture.say("x", Level::Debug, format_args!("{number}"));
+    }
+    let lines = fixture.lines();
+    // A disk that is too slow for it is told of.
+    let told = lines.iter().any(|line| line.ends_with("messages were lost because the log could not be written"));
+    assert!(lines.len() == 5 * MAX_WAITING_LINES || told, "{} lines", lines.len());
+}
+
+#[test]
+fn a_file_that_does_not_open_in_time_is_left_for_later() {
+    let fixture = Fixture::new(false);
+    let hung = fixture.logger.destination();
+    let path = fixture.directory.path().join("log");
+    std::fs::remove_file(&path).unwrap();
+    fixture.logger.open(Some(&path), false, Duration::ZERO).unwrap();
+    fixture.say("x", Level::Warn, format_args!("early"));
+    drop(hung);
+    assert_eq!(fixture.lines(), ["warning: early"]);
+}
+
+#[test]
 fn a_log_that_cannot_be_opened_is_named() {
-    let failure = Logger::new("/nonexistent").open(Some(Path::new("/nonexistent/log")), false).unwrap_err();
+    let logger: &Logger = Box::leak(Box::new(Logger::new("/nonexistent")));
+    let failure = logger.open(Some(Path::new("/nonexistent/log")), false, LONG).unwrap_err();
     assert_eq!(failure.text, "cannot open the log file '/nonexistent/log': No such file or directory");
 }

@@ -406,20 +406,26 @@ fn states() {
     cases.finish();
 }
 
+/// The log as soon as it has this part: an agent may answer before it has written what it has to say.
+fn log_with(stage: &Stage, part: &str) -> Result<String, Failure> {
+    let found = until("it is not in the log", || Ok(stage.read("log").ok().filter(|log| log.contains(part))));
+    found.map_err(|failure| format!("{failure}: {part}\n{}", stage.read("log").unwrap_or_default()))
+}
+
 #[test]
 fn logs() {
     let mut cases = Cases::new("logs");
     cases.case("a verbose log names what was read", |stage| {
         let _serving = stage.serve("-v -l $dir/log")?;
         answers(stage)?;
-        let log = stage.read("log")?;
+        let log = log_with(stage, "guest-ping")?;
         let found = log.lines().any(|line| line.contains("debug: read data, count: ") && line.contains("guest-ping"));
         expect(found, || log.clone())
     });
     cases.case("a line of the log has seconds, level and text", |stage| {
         let _serving = stage.serve("-v -l $dir/log")?;
         answers(stage)?;
-        let log = stage.read("log")?;
+        let log = log_with(stage, "read data")?;
         let well_formed = |line: &str| {
             let mut parts = line.splitn(3, ": ");
             let time = parts.next().and_then(|time| time.split_once('.'));
@@ -441,22 +447,21 @@ fn logs() {
     cases.case("without a log file a verbose agent writes to its standard error", |stage| {
         let serving = stage.serve("-v")?;
         answers(stage)?;
-        expect(serving.said().contains("read data"), || serving.said())
+        until("it says nothing", || Ok(serving.said().contains("read data").then_some(())))
     });
     cases.case("the log is appended to", |stage| {
         stage.write("log", "a line from before\n")?;
         let _serving = stage.serve("-v -l $dir/log")?;
         answers(stage)?;
-        let log = stage.read("log")?;
-        expect(log.starts_with("a line from before\n") && log.contains("guest-ping"), || log.clone())
+        let log = log_with(stage, "guest-ping")?;
+        expect(log.starts_with("a line from before\n"), || log.clone())
     });
     cases.case("the configuration can ask for a verbose log", |stage| {
         let text = stage.expand("[general]\nverbose=true\nlogfile=$dir/log\n");
         stage.write("conf", text)?;
         let _serving = stage.serve("-c $dir/conf")?;
         answers(stage)?;
-        let log = stage.read("log")?;
-        expect(log.contains("read data"), || log.clone())
+        log_with(stage, "read data").map(drop)
     });
     cases.case("the log is for its owner alone", |stage| {
         let choice = deviation("the log is for its owner alone");
@@ -476,7 +481,7 @@ fn logs() {
         ] {
             host.ask(&request)?;
         }
-        let log = stage.read("log")?;
+        let log = log_with(stage, "\"env\"")?;
         expect(log.contains("guest-file-write"), || log.clone())?;
         let found = log.contains(secret);
         expect(found == choice.pick(stage.kind, true, false), || log.clone())
@@ -487,15 +492,14 @@ fn logs() {
         let serving = stage.serve("-v -l $dir/log")?;
         let arguments = r#"{"username":"nobody","password":"c2VjcmV0IHdvcmQ=","crypted":false}"#;
         serving.connect()?.ask(&format!(r#"{{"execute":"guest-nope","arguments":{arguments}}}"#))?;
-        let log = stage.read("log")?;
-        expect(log.contains("guest-nope"), || log.clone())?;
+        let log = log_with(stage, "guest-nope")?;
         let found = log.contains("c2VjcmV0IHdvcmQ=");
         expect(found == choice.pick(stage.kind, true, false), || log.clone())
     });
     cases.case("a request cannot write lines of its own into the log", |stage| {
         let serving = stage.serve("-v -l $dir/log")?;
         serving.connect()?.ask(r#"{"execute":"guest-nope\n1.000000: error: forged"}"#)?;
-        let log = stage.read("log")?;
+        let log = log_with(stage, "guest-nope")?;
         expect(!log.lines().any(|line| line.starts_with("1.000000")), || log.clone())
     });
     cases.finish();

@@ -7,6 +7,7 @@
 //!
 //! Order: built-in, then one file, then the command line, then socket activation.
 
+use crate::channel::vsock_peers::VsockPeers;
 use crate::error::cause_text;
 use crate::key_file::{self, KeyFile};
 use crate::options::Environment;
@@ -149,6 +150,8 @@ pub struct Configuration {
     pub fsfreeze_hook_timeout: Duration,
     /// How long a freeze may last before the agent thaws by itself; None: for ever.
     pub fsfreeze_timeout: Option<Duration>,
+    /// Who may connect to a vsock.
+    pub vsock_peers: VsockPeers,
     /// Where the state files are.
     pub statedir: PathBuf,
     /// Log everything.
@@ -186,6 +189,8 @@ pub enum Key {
     FsfreezeHookTimeout,
     /// `--fsfreeze-timeout`
     FsfreezeTimeout,
+    /// `--vsock-peers`
+    VsockPeers,
     /// `--statedir`
     Statedir,
     /// `--verbose`
@@ -200,7 +205,7 @@ pub enum Key {
 
 impl Key {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Daemon,
         Self::Method,
         Self::Path,
@@ -210,6 +215,7 @@ impl Key {
         Self::FsfreezeHookDir,
         Self::FsfreezeHookTimeout,
         Self::FsfreezeTimeout,
+        Self::VsockPeers,
         Self::Statedir,
         Self::Verbose,
         Self::RetryPath,
@@ -230,6 +236,7 @@ impl Key {
             Self::FsfreezeHookDir => "fsfreeze-hook-dir",
             Self::FsfreezeHookTimeout => "fsfreeze-hook-timeout",
             Self::FsfreezeTimeout => "fsfreeze-timeout",
+            Self::VsockPeers => "vsock-peers",
             Self::Statedir => "statedir",
             Self::Verbose => "verbose",
             Self::RetryPath => "retry-path",
@@ -285,6 +292,7 @@ pub struct Settings {
     fsfreeze_hook_dir: Option<Given>,
     fsfreeze_hook_timeout: Option<Given>,
     fsfreeze_timeout: Option<Given>,
+    vsock_peers: Option<Given>,
     statedir: Option<Given>,
     block_lists: Vec<Given>,
     allow_lists: Vec<Given>,
@@ -389,6 +397,7 @@ impl Settings {
             Key::FsfreezeHookDir => self.fsfreeze_hook_dir.as_ref(),
             Key::FsfreezeHookTimeout => self.fsfreeze_hook_timeout.as_ref(),
             Key::FsfreezeTimeout => self.fsfreeze_timeout.as_ref(),
+            Key::VsockPeers => self.vsock_peers.as_ref(),
             Key::Statedir => self.statedir.as_ref(),
             Key::Daemon | Key::Verbose | Key::RetryPath | Key::BlockRpcs | Key::AllowRpcs => None,
         }
@@ -412,6 +421,7 @@ impl Settings {
             Key::FsfreezeHookDir => self.fsfreeze_hook_dir = Some(given),
             Key::FsfreezeHookTimeout => self.fsfreeze_hook_timeout = Some(given),
             Key::FsfreezeTimeout => self.fsfreeze_timeout = Some(given),
+            Key::VsockPeers => self.vsock_peers = Some(given),
             Key::Statedir => self.statedir = Some(given),
             Key::BlockRpcs => self.block_lists.push(given),
             Key::AllowRpcs => self.allow_lists.push(given),
@@ -463,6 +473,12 @@ impl Settings {
         ))
     }
 
+    /// Who may connect to a vsock.
+    fn vsock_peers(&self) -> Result<VsockPeers, Failure> {
+        let Some(Given { text, origin }) = &self.vsock_peers else { return Ok(VsockPeers::default()) };
+        VsockPeers::parse(text).map_err(|cause| Failure::new(format!("{origin}: {}: {cause}", Key::VsockPeers.name())))
+    }
+
     /// The value of a key that is a time.
     fn seconds(&self, key: Key, range: &RangeInclusive<u64>) -> Result<Option<Duration>, Failure> {
         let Some(Given { text, origin }) = self.value(key) else { return Ok(None) };
@@ -481,6 +497,7 @@ impl Settings {
     /// The file that gives these settings when it is read back. Names of methods and commands are not checked.
     pub fn dumped(&self, activated: Option<Method>) -> Result<String, Failure> {
         self.freeze_limits()?;
+        self.vsock_peers()?;
         let mut text = format!("[{GROUP}]\n");
         let path = self.path_text(activated)?;
         let or = |key: Key, default: &str| Some(self.value(key).map_or(default, |given| &given.text).to_owned());
@@ -493,12 +510,13 @@ impl Settings {
                     Some(activated.map_or_else(|| self.method_name().to_owned(), |method| method.name().to_owned()))
                 }
                 Key::Path => path.clone(),
-                // The original does not know the latter three: without them the dump is exactly its own.
+                // The original does not know the latter four: without them the dump is exactly its own.
                 Key::Logfile
                 | Key::FsfreezeHook
                 | Key::FsfreezeHookDir
                 | Key::FsfreezeHookTimeout
-                | Key::FsfreezeTimeout => self.value(key).map(|given| given.text.clone()),
+                | Key::FsfreezeTimeout
+                | Key::VsockPeers => self.value(key).map(|given| given.text.clone()),
                 Key::Pidfile => or(key, DEFAULT_PIDFILE),
                 Key::Statedir => or(key, DEFAULT_STATEDIR),
                 Key::BlockRpcs => Some(policy::dumped(&self.block_lists)),
@@ -557,6 +575,7 @@ impl Settings {
             fsfreeze_hook_dir,
             fsfreeze_hook_timeout,
             fsfreeze_timeout,
+            vsock_peers: self.vsock_peers()?,
             statedir: place(Key::Statedir).unwrap_or_else(|| DEFAULT_STATEDIR.into()),
             verbose: self.verbose,
             daemon: self.daemon,

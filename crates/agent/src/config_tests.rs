@@ -1,4 +1,5 @@
 use super::*;
+use crate::channel::vsock_peers::VsockPeers;
 
 fn of_text(text: &str) -> Result<Settings, String> {
     Settings::of_bytes("f", text.as_bytes()).map_err(|failure| failure.text)
@@ -37,6 +38,7 @@ fn without_anything_the_defaults_count() {
             fsfreeze_hook_dir: Some("/etc/qemu/fsfreeze-hook.d".into()),
             fsfreeze_hook_timeout: Duration::from_secs(60),
             fsfreeze_timeout: Some(Duration::from_secs(3600)),
+            vsock_peers: VsockPeers::default(),
             statedir: "/var/run".into(),
             verbose: false,
             daemon: false,

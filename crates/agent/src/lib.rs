@@ -230,7 +230,9 @@ fn open_channel(configuration: &Configuration) -> Result<Channel, Failure> {
     if configuration.socket_activation.is_some() {
         let socket = qga_sys::daemon::activated_socket()
             .map_err(|error| Failure::of("Socket activation failed: no descriptor 3", &error))?;
-        return Listener::passed(socket).map(Channel::Listener).map_err(Failure::new);
+        return Listener::passed(socket, configuration.vsock_peers.clone())
+            .map(Channel::Listener)
+            .map_err(Failure::new);
     }
     let path = configuration.path.as_deref().unwrap_or_default();
     let device = |kind: Kind| {
@@ -242,7 +244,9 @@ fn open_channel(configuration: &Configuration) -> Result<Channel, Failure> {
         Method::VirtioSerial => device(Kind::Virtio),
         Method::IsaSerial => device(Kind::Serial),
         Method::UnixListen => Listener::unix(Path::new(path)).map(Channel::Listener).map_err(Failure::new),
-        Method::VsockListen => Listener::vsock(path).map(Channel::Listener).map_err(Failure::new),
+        Method::VsockListen => {
+            Listener::vsock(path, configuration.vsock_peers.clone()).map(Channel::Listener).map_err(Failure::new)
+        }
     }
 }
 

@@ -150,6 +150,17 @@ pub const OPTIONS: &[OptionInfo] = &[
         help: &["thaw without being asked when the freeze lasts longer; 0: never"],
     },
     OptionInfo {
+        short: None,
+        long: Some("vsock-peers"),
+        argument: Argument::Required("CIDS"),
+        effect: Effect::Set(Key::VsockPeers),
+        default: Some("2, the host"),
+        help: &[
+            "who may connect with vsock-listen: context ids separated by commas,",
+            "or 'any', which is every user of the guest too",
+        ],
+    },
+    OptionInfo {
         short: Some('t'),
         long: Some("statedir"),
         argument: Argument::Required("DIRECTORY"),

@@ -94,9 +94,8 @@ fn the_configuration_is_dumped_as_by_the_original() {
 /// The original has none of these, so a dump names only what was given.
 #[test]
 fn what_the_original_lacks_is_dumped_if_it_was_given() {
-    let arguments =
-        "--fsfreeze-hook-dir|/d d|--fsfreeze-hook-timeout=5|--fsfreeze-hook-t|6|--fsfreeze-t=0|--fsfreeze-hook=/h";
-    let lines = "\nfsfreeze-hook=/h\nfsfreeze-hook-dir=/d d\nfsfreeze-hook-timeout=6\nfsfreeze-timeout=0\nstatedir=";
+    let arguments = "--fsfreeze-hook-dir|/d d|--fsfreeze-hook-timeout=5|--fsfreeze-hook-t|6|--fsfreeze-t=0|--fsfreeze-hook=/h|--vsock-peers|2,1";
+    let lines = "\nfsfreeze-hook=/h\nfsfreeze-hook-dir=/d d\nfsfreeze-hook-timeout=6\nfsfreeze-timeout=0\nvsock-peers=2,1\nstatedir=";
     assert!(dumped("", arguments).contains(lines), "{}", dumped("", arguments));
     assert!(dumped(&dumped("", arguments), "").contains(lines));
 }
@@ -142,6 +141,10 @@ fn a_wrong_option_says_what_would_be_right() {
         ("-s", "option '-s' needs a value (COMMAND); try 'qemu-ga --help'"),
         ("--verbose=3", "option '--verbose' takes no value, but '3' is given; try 'qemu-ga --help'"),
         ("-v=1", "unknown option '-='; try 'qemu-ga --help'"),
+        (
+            "--vsock-peers=2,host",
+            "option '--vsock-peers': vsock-peers: 'host' is no context id: numbers from 0 to 4294967295 are wanted, as in '2,3', or 'any'",
+        ),
         (
             "--fsfreeze-timeout=1h",
             "option '--fsfreeze-timeout': the value '1h' of fsfreeze-timeout is no number of seconds from 0 to 31536000",

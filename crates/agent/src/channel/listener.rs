@@ -3,17 +3,18 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vsock::VsockListener;
 
+use super::vsock_peers::{Refusals, VsockPeers};
 use super::{Link, Stream};
 use crate::agent::Agent;
 use crate::error::cause_text;
@@ -36,8 +37,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub enum Listener {
     /// `AF_UNIX`.
     Unix(UnixListener),
-    /// `AF_VSOCK`.
-    Vsock(VsockListener),
+    /// `AF_VSOCK`, and who may connect.
+    Vsock(VsockListener, VsockPeers, Refusals),
 }
 
 impl Listener {
@@ -66,21 +67,25 @@ impl Listener {
     }
 
     /// Listens at `<cid>:<port>`.
-    pub fn vsock(address: &str) -> Result<Self, String> {
+    pub fn vsock(address: &str, peers: VsockPeers) -> Result<Self, String> {
         let (cid, port) = vsock_address(address)?;
         VsockListener::bind_with_cid_port(cid, port)
-            .map(Self::Vsock)
+            .map(|listener| Self::Vsock(listener, peers, Refusals::default()))
             .map_err(|error| format!("Failed to bind socket to vsock {address}: {}", cause_text(&error)))
     }
 
-    /// Uses a socket that a service manager listens on.
-    pub fn passed(socket: OwnedFd) -> Result<Self, String> {
+    /// Uses a socket that a service manager listens on: who may connect to a unix socket is for that to say, by its mode.
+    pub fn passed(socket: OwnedFd, peers: VsockPeers) -> Result<Self, String> {
         let address = rustix::net::getsockname(&socket).map_err(|error| {
             format!("Socket activation failed: descriptor 3 is no socket: {}", cause_text(&error.into()))
         })?;
         match address.address_family() {
-            AddressFamily::UNIX => Ok(Self::Unix(UnixListener::from(socket))),
-            AddressFamily::VSOCK => Ok(Self::Vsock(VsockListener::from(socket))),
+            AddressFamily::UNIX => {
+                let listener = UnixListener::from(socket);
+                warn_of_open_socket(&listener);
+                Ok(Self::Unix(listener))
+            }
+            AddressFamily::VSOCK => Ok(Self::Vsock(VsockListener::from(socket), peers, Refusals::default())),
             _ => Err("unsupported listen fd type: descriptor 3 is neither a unix nor a vsock socket".to_owned()),
         }
     }
@@ -88,7 +93,15 @@ impl Listener {
     fn accept(&self) -> io::Result<Link> {
         Ok(match self {
             Self::Unix(listener) => Link::from(listener.accept()?.0),
-            Self::Vsock(listener) => Link::new(Stream::Vsock(listener.accept()?.0)),
+            Self::Vsock(listener, peers, refusals) => loop {
+                let (stream, peer) = listener.accept()?;
+                if peers.allow(peer.cid()) {
+                    break Link::new(Stream::Vsock(stream));
+                }
+                if let Some(text) = refusals.note(peer.cid(), peer.port(), Instant::now()) {
+                    log::warn!("{text}");
+                }
+            },
         })
     }
 
@@ -159,6 +172,20 @@ fn listen(address: &SocketAddrUnix) -> io::Result<UnixListener> {
     rustix::net::bind(&socket, address)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(UnixListener::from(socket))
+}
+
+/// A service manager makes sockets that everybody may connect to, unless it is told otherwise.
+fn warn_of_open_socket(listener: &UnixListener) {
+    const ALL_WRITE: u32 = 0o002;
+    let Ok(address) = listener.local_addr() else { return };
+    let mode = address.as_pathname().map(|path| fs::metadata(path).map(|found| found.mode()));
+    if matches!(mode, Some(Ok(mode)) if mode & ALL_WRITE == 0) {
+        return;
+    }
+    let shown = address.as_pathname().map_or("the socket".to_owned(), |path| format!("'{}'", path.display()));
+    log::warn!(
+        "every user may connect to {shown}, and act as root by guest-exec: 'SocketMode=0600' in the socket's unit mends that"
+    );
 }
 
 /// Whether somebody accepts connections at a socket.

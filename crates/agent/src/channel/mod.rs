@@ -7,6 +7,7 @@
 
 pub mod device;
 pub mod listener;
+pub mod vsock_peers;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

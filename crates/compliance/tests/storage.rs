@@ -40,8 +40,12 @@ driver() { # path name
 under() { # path slave
     ln -s /sys/devices/$2 /sys/devices/$1/slaves/${2##*/}
 }
-mounts() { # lines behind mount and parent id
-    printf '20 1 %s\n' "$@" > $machine/mountinfo
+mounts() { # lines behind mount and parent id; what is there in fact keeps its id
+    for line in "$@"; do
+        set -- $line
+        id=$(awk -v at="$3" '$5 == at { id = $1 } END { print id ? id : 20 }' /proc/self/mountinfo)
+        printf '%s 1 %s\n' "$id" "$line"
+    done > $machine/mountinfo
     mount --bind $machine/mountinfo /proc/$$/mountinfo
 }
 counters() { # lines
@@ -358,6 +362,34 @@ fn file_systems() {
         });
     } else {
         machines.skip(choice.case(), "there is no /dev/fuse");
+    }
+    let choice = deviation("what is mounted over a file system does not lend it its size");
+    let elsewhere = deviation("a file system that is hidden where it was mounted first has its size from elsewhere");
+    let megabyte: u64 = 1 << 20;
+    let cover = |other: &str| {
+        format!(
+            "truncate -s 64M $machine/image; mkfs.ext4 -q $machine/image; mkdir $machine/covered $machine/other
+            mount -o loop $machine/image $machine/covered; {other}
+            mount -t tmpfs -o size=1m tmpfs $machine/covered"
+        )
+    };
+    let size = |machine: &mut Machine| -> Result<Option<u64>, Failure> {
+        let path = machine.path("covered").display().to_string();
+        let found = machine.returned("guest-get-fsinfo")?;
+        let entry = found.as_array().into_iter().flatten().find(|entry| entry["mountpoint"] == path.as_str());
+        Ok(entry.ok_or_else(|| format!("no entry for it: {found}"))?["total-bytes-privileged"].as_u64())
+    };
+    if std::path::Path::new("/dev/loop-control").exists() {
+        machines.case(choice.case(), &cover(""), |machine| {
+            same(&json!(size(machine)?), &json!(choice.pick(machine.kind, Some(megabyte), None)))
+        });
+        machines.case(elsewhere.case(), &cover("mount --bind $machine/covered $machine/other"), |machine| {
+            let is_right = size(machine)?.is_some_and(|bytes| bytes > 32 * megabyte);
+            same(&json!(is_right), &json!(elsewhere.pick(machine.kind, false, true)))
+        });
+    } else {
+        machines.skip(choice.case(), "there are no loop devices");
+        machines.skip(elsewhere.case(), "there are no loop devices");
     }
     let choice = deviation("a device whose place cannot be read costs only its disks");
     let circle = prepared(

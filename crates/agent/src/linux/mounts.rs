@@ -4,14 +4,15 @@
 //! are found by their nodes, and what is mounted on what by the mount points. A list that is there and cannot be read
 //! whole is an error: a reply without a file system would look like a machine without it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, major, minor, stat};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, major, minor, stat};
 
 use super::block::Uevent;
 use crate::error::Error;
@@ -24,6 +25,9 @@ const MOUNTS: &str = "/proc/self/mounts";
 /// Most bytes of either. The kernel allows 100,000 mounts in a namespace unless it is told otherwise, with some 100 to
 /// 500 bytes each: a container host with many leaked mounts has some ten MiB.
 const LIST_BYTES_MAX: u64 = 256 << 20;
+
+/// Most places that are tried to reach one file system.
+pub const PLACES_MAX: usize = 16;
 
 /// The number of a block device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,11 +78,31 @@ pub fn all(root: &Root) -> Result<Vec<Mount>, Error> {
     those(root, |_, _| true)
 }
 
-/// The file systems with a block device, each where it is mounted first.
-pub fn with_devices(root: &Root) -> Result<Vec<Mount>, Error> {
-    let mut seen = HashSet::new();
-    let mounts = those(root, may_have_device)?.into_iter().filter_map(|mount| with_device(root, mount));
-    Ok(mounts.filter(|mount| seen.insert(mount.device)).collect())
+/// The file systems with a block device, each with all its mounts, of which there is at least one: it may be hidden
+/// where it is mounted first, and can be reached elsewhere.
+pub fn all_with_devices(root: &Root) -> Result<Vec<Vec<Mount>>, Error> {
+    let mut found: Vec<Vec<Mount>> = Vec::new();
+    let mut numbers = HashMap::new();
+    for mount in those(root, may_have_device)?.into_iter().filter_map(|mount| with_device(root, mount)) {
+        let number = *numbers.entry(mount.device).or_insert(found.len());
+        match found.get_mut(number) {
+            Some(mounts) => mounts.push(mount),
+            None => found.push(vec![mount]),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether an open file lies on a file system: by its device, or by its mount where files have devices of their own.
+pub fn lies_on(file: impl AsFd, device: DeviceNumber, mount_id: u32) -> bool {
+    let is_device = |found: &Stat| (major(found.st_dev), minor(found.st_dev)) == (device.major, device.minor);
+    fstat(&file).is_ok_and(|found| is_device(&found)) || mount_of(file.as_fd()) == Some(mount_id)
+}
+
+/// The mount that a file was opened through: `proc_pid_fdinfo(5)`.
+fn mount_of(file: BorrowedFd<'_>) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
 /// The mounts whose device and kind are wanted. Most of a machine's mounts are not, so what else a line tells is not
@@ -125,6 +149,19 @@ pub(crate) fn device_of_node(root: &Root, node: &Path) -> Option<DeviceNumber> {
 }
 
 impl Mount {
+    /// Opens what is mounted, here or at the first of `others` where something else hides it: never what hides it.
+    pub fn open(&self, others: &[Self], flags: OFlags) -> io::Result<OwnedFd> {
+        let mut failed = None;
+        for mount in std::iter::once(self).chain(others).take(PLACES_MAX) {
+            match rustix::fs::open(&mount.mountpoint, flags | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(file) if lies_on(&file, mount.device, mount.id) => return Ok(file),
+                Ok(_) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        Err(failed.map_or_else(|| io::Error::other("another file system is mounted over it"), io::Error::from))
+    }
+
     /// Reads a line: `36 35 98:0 /in/it /mnt rw,noatime master:1 - ext4 /dev/root rw`.
     fn parse(line: &[u8], is_wanted: fn(DeviceNumber, &[u8]) -> bool) -> Option<Self> {
         let mut words = line.split(|byte| *byte == b' ');
@@ -213,11 +250,17 @@ pub(crate) fn unescape(word: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{DeviceNumber, MOUNTINFO, MOUNTS, Mount, all, unescape, with_devices};
+    use super::{DeviceNumber, MOUNTINFO, MOUNTS, Mount, all, all_with_devices, unescape};
+    use crate::error::Error;
     use crate::root::Root;
     use std::fmt::Write;
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
+
+    /// Each where it is mounted first.
+    fn with_devices(root: &Root) -> Result<Vec<Mount>, Error> {
+        Ok(all_with_devices(root)?.into_iter().filter_map(|mounts| mounts.into_iter().next()).collect())
+    }
 
     #[test]
     fn optional_words_before_the_dash_are_passed_over() {

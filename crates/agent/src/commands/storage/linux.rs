@@ -28,12 +28,13 @@ const DISKS: &str = "/sys/block";
 
 /// The file systems that have a block device, the last mounted first: clients turn that round.
 pub fn filesystems(root: &Root) -> Result<Vec<FilesystemInfo>, Error> {
-    let mut mounts = mounts::with_devices(root)?;
-    mounts.reverse();
+    let mut mounted = mounts::all_with_devices(root)?;
+    mounted.reverse();
     let deadline = Deadline::new();
     // The system calls can only speak of the machine that they are made on.
-    let usages = usage::ask(if root.is_host() { &mounts } else { &[] });
-    let mut filesystems: Vec<FilesystemInfo> = mounts.iter().map(|mount| filesystem(root, mount, deadline)).collect();
+    let usages = usage::ask(if root.is_host() { &mounted } else { &[] });
+    let firsts = mounted.iter().filter_map(|mounts| mounts.first());
+    let mut filesystems: Vec<FilesystemInfo> = firsts.map(|mount| filesystem(root, mount, deadline)).collect();
     for (filesystem, usage) in filesystems.iter_mut().zip(usages.results(deadline)) {
         filesystem.used_bytes = usage.map(|usage| usage.used_bytes);
         filesystem.total_bytes = usage.map(|usage| usage.total_bytes);

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -150,27 +150,12 @@ fn open_one(step: &Step) -> io::Result<Option<Held>> {
         // A mount point may be any kind of file, and a FIFO would wait for its other end.
         options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32);
         match options.open(mountpoint) {
-            Ok(file) if leads_to(&file, *id, step) => return Ok(Some(Held::without_mount(file))),
+            Ok(file) if mounts::lies_on(&file, step.device, *id) => return Ok(Some(Held::without_mount(file))),
             Ok(_) => {}
             Err(error) => failed = failed.or(Some(error)),
         }
     }
     failed.map_or(Ok(None), Err)
-}
-
-/// Whether an open file lies on the file system: by its device, or by its mount where files have devices of their own.
-fn leads_to(file: &File, mount_id: u32, step: &Step) -> bool {
-    let is_device = |found: &std::fs::Metadata| {
-        (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev())) == (step.device.major, step.device.minor)
-    };
-    file.metadata().is_ok_and(|found| is_device(&found)) || mount_of(file) == Some(mount_id)
-}
-
-/// The mount that a file was opened through: `proc_pid_fdinfo(5)`.
-fn mount_of(file: &File) -> Option<u32> {
-    use std::os::fd::AsRawFd as _;
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
 /// Does the same with each item on some threads; the results are in the items' order.

@@ -97,10 +97,13 @@ fn serve(first: Arc<dyn Work>) {
 /// Questions that are asked together, under way.
 pub struct Round<A>(Arc<Questions<A>>);
 
+/// Asks for a path, which has this number among all of the round.
+type Ask<A> = dyn Fn(usize, &Path) -> Option<A> + Send + Sync;
+
 /// What the threads of a round share.
 struct Questions<A> {
     paths: Vec<PathBuf>,
-    ask: fn(&Path) -> Option<A>,
+    ask: Box<Ask<A>>,
     state: Mutex<State<A>>,
     done: Condvar,
 }
@@ -121,8 +124,12 @@ struct State<A> {
     is_over: bool,
 }
 
-/// Begins to ask the same of each of the paths.
-pub fn ask<A: Clone + Send + 'static>(paths: Vec<PathBuf>, ask: fn(&Path) -> Option<A>) -> Round<A> {
+/// Begins to ask the same of each of the paths; who asks is told the path's number too.
+pub fn ask<A: Clone + Send + 'static>(
+    paths: Vec<PathBuf>,
+    ask: impl Fn(usize, &Path) -> Option<A> + Send + Sync + 'static,
+) -> Round<A> {
+    let ask = Box::new(ask);
     let answers = vec![None; paths.len()];
     let state = State { workers: 0, next: 0, asked: HashSet::new(), answered: 0, answers, is_over: false };
     let round = Round(Arc::new(Questions { paths, ask, state: Mutex::new(state), done: Condvar::new() }));
@@ -184,7 +191,7 @@ impl<A: Send> Work for Questions<A> {
             if !hanging().contains(path) {
                 state.asked.insert(index);
                 drop(state);
-                let answer = (self.ask)(path);
+                let answer = (self.ask)(index, path);
                 state = self.state();
                 state.asked.remove(&index);
                 if state.is_over {
@@ -215,7 +222,7 @@ mod tests {
     fn what_hangs_costs_its_own_answer_and_is_not_asked_again_until_it_answers() {
         static IS_DEAD: Mutex<bool> = Mutex::new(true);
         static REVIVED: Condvar = Condvar::new();
-        fn ask_in_test(path: &Path) -> Option<String> {
+        fn ask_in_test(_: usize, path: &Path) -> Option<String> {
             if path == Path::new("/dead") {
                 let is_dead = IS_DEAD.lock().unwrap();
                 drop(REVIVED.wait_while(is_dead, |is_dead| *is_dead).unwrap());
@@ -240,6 +247,6 @@ mod tests {
 
     #[test]
     fn nothing_asked_is_nothing_answered() {
-        assert!(ask(Vec::new(), |_: &Path| Some(())).answers_within(Duration::from_secs(60)).is_empty());
+        assert!(ask(Vec::new(), |_, _: &Path| Some(())).answers_within(Duration::from_secs(60)).is_empty());
     }
 }

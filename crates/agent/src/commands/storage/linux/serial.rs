@@ -46,7 +46,7 @@ fn of_virtio(root: &Root, path: PathBuf, disk_sequence: Option<u64>, deadline: D
     if !root.exists(&path) {
         return None;
     }
-    let answers = asking::ask(vec![path], |path| Root::host().read_text(path).ok()).answers(deadline);
+    let answers = asking::ask(vec![path], |_, path: &Path| Root::host().read_text(path).ok()).answers(deadline);
     let serial = answers.into_iter().next().flatten()?;
     if let Some(number) = disk_sequence {
         keep(&mut told(), number, &serial);

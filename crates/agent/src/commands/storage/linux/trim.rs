@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +18,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, cause_text};
 use crate::lane::STACK_BYTES;
-use crate::linux::mounts;
+use crate::linux::mounts::{self, Mount};
 use crate::root::Root;
 
 /// How long a file system may take. Large ones on slow disks take many minutes.
@@ -28,18 +27,19 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// The mount points at which threads hang.
 static HANGING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// What becomes of the file system at a mount point.
-type Trim = fn(&Path, u64) -> Result<TrimRange, String>;
+/// What becomes of a file system with these mounts.
+type Trim = fn(&[Mount], u64) -> Result<TrimRange, String>;
 
 /// Trims the file systems that have a block device. The last mounted is told first: clients know it like that.
 /// `progress` is called after each.
 pub fn trim(root: &Root, minimum_bytes: u64, progress: impl Fn()) -> Result<TrimReport, Error> {
     // The system call can only speak of the machine that it is made on.
     let of_one: Trim = if root.is_host() { of_one } else { |_, _| Err(UNSUPPORTED.to_owned()) };
-    let mounts = mounts::with_devices(root)?;
-    let mut paths = Vec::with_capacity(mounts.len());
-    for mount in mounts {
-        let outcome = within(PATIENCE, &mount.mountpoint, minimum_bytes, of_one);
+    let mounted = mounts::all_with_devices(root)?;
+    let mut paths = Vec::with_capacity(mounted.len());
+    for mounts in mounted {
+        let Some(mount) = mounts.first().cloned() else { continue };
+        let outcome = within(PATIENCE, &mount.mountpoint, mounts, minimum_bytes, of_one);
         if let Err(error) = &outcome {
             log::info!("the file system at '{}' was not trimmed: {error}", mount.mountpoint.display());
         }
@@ -62,12 +62,13 @@ pub fn trim(root: &Root, minimum_bytes: u64, progress: impl Fn()) -> Result<Trim
 /// The error of a file system or of a disk that knows nothing of free space.
 const UNSUPPORTED: &str = "trim not supported";
 
-fn of_one(mountpoint: &Path, minimum_bytes: u64) -> Result<TrimRange, String> {
+fn of_one(mounts: &[Mount], minimum_bytes: u64) -> Result<TrimRange, String> {
     let told = |act: &str, cause: &io::Error| format!("{act}: {}", cause_text(cause));
-    // What is mounted may be anything, even something that waits for somebody at the other end when it is opened.
-    let without_waiting = OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(without_waiting).open(mountpoint);
-    let file = file.map_err(|cause| told("failed to open", &cause))?;
+    let Some((first, others)) = mounts.split_first() else { return Err(UNSUPPORTED.to_owned()) };
+    // What is mounted may be anything, even something that waits for somebody at the other end when it is opened. What
+    // is mounted over it is another file system, with a line of its own.
+    let file = first.open(others, OFlags::NONBLOCK | OFlags::NOCTTY).map_err(|cause| told("failed to open", &cause))?;
+    let file = File::from(file);
     let mut range = TrimRange { start: 0, length: u64::MAX, minimum: minimum_bytes };
     match qga_sys::filesystem::trim(&file, &mut range) {
         Ok(()) => Ok(range),
@@ -83,14 +84,20 @@ fn of_one(mountpoint: &Path, minimum_bytes: u64) -> Result<TrimRange, String> {
 }
 
 /// Trims one file system, and gives up on it after `patience`.
-fn within(patience: Duration, mountpoint: &Path, minimum_bytes: u64, of_one: Trim) -> Result<TrimRange, String> {
+fn within(
+    patience: Duration,
+    mountpoint: &Path,
+    mounts: Vec<Mount>,
+    minimum_bytes: u64,
+    of_one: Trim,
+) -> Result<TrimRange, String> {
     if hanging().iter().any(|known| known == mountpoint) {
         return Err("failed to trim: an earlier attempt has not ended yet".to_owned());
     }
     let (report, reports) = mpsc::channel();
     let (point, worker) = (mountpoint.to_owned(), thread::Builder::new().name("trim".to_owned()));
     let started = worker.stack_size(STACK_BYTES).spawn(move || {
-        let outcome = of_one(&point, minimum_bytes);
+        let outcome = of_one(&mounts, minimum_bytes);
         let mut hanging = hanging();
         if report.send(outcome).is_err() {
             hanging.retain(|known| *known != point);
@@ -118,6 +125,7 @@ fn hanging() -> MutexGuard<'static, Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::{TrimRange, hanging, of_one, trim, within};
+    use crate::linux::mounts::{self, Mount};
     use crate::root::Root;
     use std::cell::Cell;
     use std::fs;
@@ -144,29 +152,35 @@ mod tests {
 
     #[test]
     fn what_cannot_be_trimmed_is_told_in_the_originals_words() {
-        let error = |path: &str| of_one(Path::new(path), 0).unwrap_err();
-        assert_eq!(error("/nonexistent"), "failed to open: No such file or directory");
-        assert_eq!(error("/proc"), "trim not supported");
-        assert_eq!(within(LONG, Path::new("/proc"), 0, of_one).unwrap_err(), "trim not supported");
+        let all = mounts::all(&Root::host()).unwrap();
+        let proc = all.into_iter().rfind(|mount| mount.mountpoint == Path::new("/proc")).unwrap();
+        let gone = Mount { mountpoint: "/nonexistent".into(), ..proc.clone() };
+        let covered = Mount { id: 0, device: mounts::DeviceNumber { major: 254, minor: 1_000_000 }, ..proc.clone() };
+        let error = |mounts: &[Mount]| of_one(mounts, 0).unwrap_err();
+        assert_eq!(error(std::slice::from_ref(&gone)), "failed to open: No such file or directory");
+        assert_eq!(error(std::slice::from_ref(&proc)), "trim not supported");
+        assert_eq!(error(std::slice::from_ref(&covered)), "failed to open: another file system is mounted over it");
+        assert_eq!(error(&[covered, gone, proc.clone()]), "trim not supported");
+        assert_eq!(within(LONG, Path::new("/proc"), vec![proc], 0, of_one).unwrap_err(), "trim not supported");
     }
 
     #[test]
     fn a_file_system_that_hangs_is_left_and_not_asked_again_until_it_answers() {
         static DEAD: Mutex<()> = Mutex::new(());
-        fn hang(_: &Path, minimum: u64) -> Result<TrimRange, String> {
+        fn hang(_: &[Mount], minimum: u64) -> Result<TrimRange, String> {
             drop(DEAD.lock().map_err(|_| "the test has failed".to_owned())?);
             Ok(TrimRange { start: 0, length: 1, minimum })
         }
         let point = Path::new("/hangs");
         let dead = DEAD.lock().unwrap();
-        let error = within(Duration::from_millis(50), point, 0, hang).unwrap_err();
+        let error = within(Duration::from_millis(50), point, Vec::new(), 0, hang).unwrap_err();
         assert_eq!(error, "failed to trim: no end after 0 s");
-        let error = within(LONG, point, 0, hang).unwrap_err();
+        let error = within(LONG, point, Vec::new(), 0, hang).unwrap_err();
         assert_eq!(error, "failed to trim: an earlier attempt has not ended yet");
         drop(dead);
         while hanging().iter().any(|known| known == point) {
             std::thread::yield_now();
         }
-        assert_eq!(within(LONG, point, 7, hang).unwrap(), TrimRange { start: 0, length: 1, minimum: 7 });
+        assert_eq!(within(LONG, point, Vec::new(), 7, hang).unwrap(), TrimRange { start: 0, length: 1, minimum: 7 });
     }
 }

@@ -3,12 +3,12 @@
 //! Most kinds of file systems may have to read for that, or to ask a server, and so can hang: threads of their own ask
 //! these. What answers from memory is asked here, since a hand-over between threads takes ten times as long.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatVfs, StatxFlags, fstatvfs, openat2, statvfs, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatVfs, StatxFlags, fstatvfs, openat2, statx};
 
 use super::asking::{self, Deadline, Round};
-use crate::linux::mounts::Mount;
+use crate::linux::mounts::{Mount, PLACES_MAX};
 
 /// Kinds that have the answer in memory from mount to unmount, whatever becomes of the disk: they count there what is
 /// free, or nothing ever is. (vfat counts when it is first asked; some versions of xfs wait for files to be deleted.)
@@ -44,16 +44,15 @@ pub struct Usages {
     round: Option<Round<Usage>>,
 }
 
-/// Begins to ask for the usage of each of the mounts.
-pub fn ask(mounts: &[Mount]) -> Usages {
-    let known: Vec<Option<Usage>> = mounts.iter().map(at_once).collect();
-    let asked: Vec<PathBuf> = mounts
-        .iter()
-        .zip(&known)
-        .filter(|(_, usage)| usage.is_none())
-        .map(|(mount, _)| mount.mountpoint.clone())
-        .collect();
-    let round = (!asked.is_empty()).then(|| asking::ask(asked, of_path));
+/// Begins to ask for the usage of each of the file systems, which are given with all their mounts.
+pub fn ask(filesystems: &[Vec<Mount>]) -> Usages {
+    let known: Vec<Option<Usage>> = filesystems.iter().map(|mounts| mounts.first().and_then(at_once)).collect();
+    let unknown = filesystems.iter().zip(&known).filter(|(_, usage)| usage.is_none());
+    // What is hidden in so many places is hidden.
+    let asked: Vec<Vec<Mount>> = unknown.map(|(mounts, _)| mounts.iter().take(PLACES_MAX).cloned().collect()).collect();
+    let path = |mounts: &Vec<Mount>| mounts.first().map(|mount| mount.mountpoint.clone()).unwrap_or_default();
+    let paths: Vec<PathBuf> = asked.iter().map(path).collect();
+    let round = (!asked.is_empty()).then(|| asking::ask(paths, move |index, _| of_mounts(&asked[index])));
     Usages { known, round }
 }
 
@@ -69,8 +68,11 @@ impl Usages {
     }
 }
 
-fn of_path(mountpoint: &Path) -> Option<Usage> {
-    statvfs(mountpoint).ok().map(Usage::from)
+/// The usage where the file system can be reached. Something else may be mounted over it, whose usage it is not.
+fn of_mounts(mounts: &[Mount]) -> Option<Usage> {
+    let (first, others) = mounts.split_first()?;
+    let place = first.open(others, OFlags::PATH).ok()?;
+    fstatvfs(&place).ok().map(Usage::from)
 }
 
 /// The usage if nothing on the way to it can hang; `None` otherwise.
@@ -94,8 +96,8 @@ fn at_once(mount: &Mount) -> Option<Usage> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Deadline, ask, at_once, of_path};
-    use crate::linux::mounts::{Mount, all};
+    use super::{Deadline, ask, at_once, of_mounts};
+    use crate::linux::mounts::{DeviceNumber, Mount, all};
     use crate::root::Root;
     use std::path::Path;
 
@@ -107,7 +109,7 @@ mod tests {
     fn mounts_that_are_not_there_have_no_usage_and_others_keep_their_places() {
         let root = mounts().into_iter().rfind(|mount| mount.mountpoint == Path::new("/")).unwrap();
         let gone = Mount { mountpoint: "/nonexistent".into(), ..root.clone() };
-        let usages = ask(&[gone.clone(), root.clone(), gone, root]).results(Deadline::new());
+        let usages = ask(&[gone.clone(), root.clone(), gone, root].map(|mount| vec![mount])).results(Deadline::new());
         assert_eq!([usages[0], usages[2]], [None; 2]);
         for usage in [usages[1], usages[3]] {
             assert!(usage.is_some_and(|usage| usage.total_bytes_privileged >= usage.used_bytes), "{usage:?}");
@@ -119,7 +121,7 @@ mod tests {
         for mount in mounts() {
             // Totals of memory file systems of others may change between the two questions; these kinds' do not.
             if let Some(usage) = at_once(&mount) {
-                let again = of_path(&mount.mountpoint).unwrap();
+                let again = of_mounts(std::slice::from_ref(&mount)).unwrap();
                 assert_eq!(usage.total_bytes_privileged, again.total_bytes_privileged, "{mount:?}");
             }
         }
@@ -131,5 +133,10 @@ mod tests {
         assert_eq!(at_once(&proc), None);
         let covered = Mount { kind: "ext4".to_owned(), id: proc.id.wrapping_add(1_000_000), ..proc.clone() };
         assert_eq!(at_once(&covered), None);
+        // Nor at all, while there is nothing but what covers it; elsewhere it can be reached.
+        let device = DeviceNumber { major: 254, minor: 1_000_000 };
+        let covered = Mount { device, ..covered };
+        assert_eq!(of_mounts(std::slice::from_ref(&covered)), None);
+        assert!(of_mounts(&[covered, proc]).is_some());
     }
 }

@@ -163,9 +163,13 @@ pub struct Ping {
 /// `qga exec`.
 #[derive(Debug, Args)]
 pub struct Exec {
-    /// Pass this side's standard input on to the program.
-    #[arg(short = 'i', long)]
+    /// Pass this side's standard input on to the program. Together with -t for what is worked with by hand: -it.
+    #[arg(short = 'i', long, visible_alias = "interactive")]
     pub stdin: bool,
+    /// Run the program on a terminal of its own, as large as this one. Ctrl-] ends it. Behind exec, -t means this, as it
+    /// does for docker; a target is named before exec, or with --target.
+    #[arg(short = 't', long, conflicts_with_all = ["detach", "at_end"])]
+    pub tty: bool,
     /// Set a variable in the program's environment; may be given several times. NAME alone passes on the value that it
     /// has here, which keeps a secret off the command line.
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = parse_variable)]
@@ -173,8 +177,12 @@ pub struct Exec {
     /// Start from an empty environment.
     #[arg(long)]
     pub clear_env: bool,
+    /// Run the program as this user of the guest, with the user's HOME, USER, LOGNAME, SHELL and groups: a name or a
+    /// number.
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
     /// The directory of the guest to start in.
-    #[arg(short = 'C', long, value_name = "DIRECTORY")]
+    #[arg(short = 'w', visible_short_alias = 'C', long, visible_alias = "workdir", value_name = "DIRECTORY")]
     pub directory: Option<String>,
     /// Run the words as one line of the guest's shell.
     #[arg(short, long)]
@@ -190,9 +198,12 @@ pub struct Exec {
     /// Start the program, print its process id and leave it running.
     #[arg(short, long, conflicts_with_all = ["stdin", "time_limit", "at_end"])]
     pub detach: bool,
-    /// The program and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    /// The program and its arguments. Options of exec stand before it.
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
     pub program: Vec<String>,
+    /// Where the agent is: the general option without its short form.
+    #[arg(id = "targets", long = "target", value_name = "TARGET", help_heading = "General")]
+    pub targets_behind: Vec<String>,
 }
 
 fn parse_variable(text: &str) -> Result<String, String> {
@@ -251,9 +262,12 @@ pub struct List {
 /// `qga shell`.
 #[derive(Debug, Args)]
 pub struct Shell {
-    /// The shell to run; that of the agent's user without.
+    /// The program to run on the terminal, or a line of shell with its arguments; the user's login shell without.
     #[arg(short, long, value_name = "PROGRAM")]
     pub shell: Option<String>,
+    /// Whose shell: a user of the guest, by name or number; that of the agent's user without.
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
 }
 
 /// `qga ip`.
@@ -496,10 +510,29 @@ mod tests {
         let parsed = Arguments::try_parse_from(["qga", "exec", "-i", "ls", "-l", "--json", "-t", "x"]).unwrap();
         let Command::Exec(exec) = parsed.command else { panic!("exec") };
         assert_eq!(exec.program, ["ls", "-l", "--json", "-t", "x"]);
-        assert!(exec.stdin && !parsed.general.json && parsed.general.targets.is_empty());
+        assert!(exec.stdin && !exec.tty && !parsed.general.json && parsed.general.targets.is_empty());
+        for wrong in [["-x", "ls"], ["--nonsense", "ls"], ["-z", "--"]] {
+            assert!(Arguments::try_parse_from(["qga", "exec"].into_iter().chain(wrong)).is_err(), "{wrong:?}");
+        }
         let parsed =
             Arguments::try_parse_from(["qga", "freeze", "-m", "/", "--run", "snapshot", "--all", "-x"]).unwrap();
         let Command::Freeze(freeze) = parsed.command else { panic!("freeze") };
         assert_eq!(freeze.run, ["snapshot", "--all", "-x"]);
+    }
+
+    #[test]
+    fn behind_exec_it_means_what_docker_means_and_a_target_stands_before() {
+        for words in ["-it bash -c x", "-i -t bash -c x", "-ti -- bash -c x", "--interactive --tty bash -c x"] {
+            let words = ["qga", "-t", "a", "exec"].into_iter().chain(words.split(' '));
+            let parsed = Arguments::try_parse_from(words).unwrap();
+            assert_eq!(parsed.general.targets, ["a"]);
+            let Command::Exec(exec) = parsed.command else { panic!("exec") };
+            assert!(exec.stdin && exec.tty);
+            assert_eq!(exec.program, ["bash", "-c", "x"]);
+        }
+        let parsed = Arguments::try_parse_from(["qga", "exec", "--target", "b", "-u", "me", "-w", "/", "ls"]).unwrap();
+        assert_eq!(parsed.general.targets, ["b"]);
+        let parsed = Arguments::try_parse_from(["qga", "ping", "-t", "c"]).unwrap();
+        assert_eq!(parsed.general.targets, ["c"]);
     }
 }

@@ -77,7 +77,7 @@ pub fn list() -> String {
     }
     text.push_str(
         "\nWith `exec` and `freeze --run` the program's own exit code is passed on, 128 + N if signal N ended it,\n\
-         127 if it was not found and 126 if it could not be started.\n",
+         127 if there is no such program and 126 if it could not be started for another reason.\n",
     );
     text
 }

@@ -39,7 +39,7 @@ fn output_is_taken_at_the_end_where_that_is_asked_for() {
     let ended = guest.qga(["exec", "--at-end", "--", "sh", "-c", "readlink /proc/$$/fd/1; echo err >&2; exit 3"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(3), "err\n"));
     assert!(ended.text().starts_with("pipe:["), "there is a file in between: {ended:?}");
-    guest.qga(["exec", "--at-end", "--", "/nonexistent/program"]).failed(66, "No such file or directory");
+    guest.qga(["exec", "--at-end", "--", "/nonexistent/program"]).failed(127, "there is no such file");
     guest.qga(["exec", "--at-end", "-i", "--", "cat"]).failed(64, "cannot be used with");
 }
 
@@ -49,7 +49,16 @@ fn a_program_runs_as_if_it_ran_here() {
     let ended = guest.qga(["exec", "--", "sh", "-c", "echo out; echo err >&2; exit 3"]);
     assert_eq!((ended.code, ended.text().as_str(), ended.stderr.as_str()), (Some(3), "out\n", "err\n"));
     assert_eq!(guest.qga(["exec", "sh", "-c", "kill -9 $$"]).code, Some(137));
-    assert_eq!(guest.qga(["exec", "/nonexistent/program"]).code, Some(127));
+    let missing = guest.qga(["exec", "nosuchprog"]);
+    assert_eq!(missing.stderr, "qga: cannot run nosuchprog in the guest: no such program in PATH\n");
+    assert_eq!(missing.code, Some(127));
+    let elsewhere = guest.qga(["exec", "-w", "/nope", "true"]);
+    assert_eq!(elsewhere.stderr, "qga: cannot run true in the guest: there is no directory /nope\n");
+    assert_eq!(elsewhere.code, Some(126));
+    guest.qga(["exec", "-u", "no-such-user", "id"]).failed(126, "there is no user no-such-user");
+    guest.qga(["exec", "-x", "id"]).failed(64, "unexpected argument '-x'");
+    guest.qga(["exec", "sh"]).failed(0, "'qga shell' opens a shell");
+    assert_eq!(guest.json(["exec", "true"])["not-started"], Value::Null);
     let ended = run_with_input(&guest.target(), ["exec", "-i", "tr", "a-z", "A-Z"], b"hello\n");
     assert_eq!(ended.text(), "HELLO\n", "{ended:?}");
     let ended = guest.qga(["exec", "-e", "A=1 2", "-C", "/usr", "--shell", "echo \"$A\"; pwd; echo ${PATH:+path}"]);

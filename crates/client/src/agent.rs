@@ -155,6 +155,22 @@ impl<T: Transport> Agent<T> {
         self.transport.set_limits(limits);
     }
 
+    /// How long the agent may be silent, if the transport knows.
+    pub fn silence(&self) -> Option<Duration> {
+        self.transport.silence()
+    }
+
+    /// From now on `is_over` is asked some ten times a second while the agent is silent; when it says so, waiting ends with
+    /// [`Error::GivenUp`], after which a [`sync`](Self::sync) must come before the next call. Through libvirt only the
+    /// time-outs end a wait.
+    pub fn give_up_when(&mut self, is_over: fn() -> bool) {
+        self.transport.give_up_when(Some(is_over));
+    }
+
+    pub(crate) fn stop_giving_up(&mut self) {
+        self.transport.give_up_when(None);
+    }
+
     /// Calls a command by its type.
     pub fn call<C>(&mut self, command: &C) -> Result<C::Reply, Error>
     where

@@ -139,6 +139,18 @@ pub enum Error {
         /// What was compared.
         detail: String,
     },
+    /// The caller did not want to wait any longer for an agent that was silent.
+    GivenUp {
+        /// The command that was not answered.
+        command: String,
+    },
+    /// The way to the agent was lost while a program ran that could not be ended any more.
+    LeftRunning {
+        /// What was lost.
+        source: Box<Error>,
+        /// The program's number in the guest.
+        pid: i64,
+    },
     /// The caller's function asked for an end.
     Stopped {
         /// What was stopped.
@@ -180,6 +192,8 @@ impl Error {
             | Self::TimedOut { .. }
             | Self::Late { .. }
             | Self::TooLong { .. }
+            | Self::GivenUp { .. }
+            | Self::LeftRunning { .. }
             | Self::Reply { .. } => true,
             Self::Interrupted { source, .. } | Self::StillFrozen { source, .. } => source.needs_sync(),
             _ => false,
@@ -205,8 +219,10 @@ impl Error {
             Self::Guest { .. } => Kind::Guest,
             Self::Changed { .. } => Kind::Changed,
             Self::Mismatch { .. } => Kind::Mismatch,
-            Self::Stopped { .. } => Kind::Stopped,
-            Self::Interrupted { source, .. } | Self::StillFrozen { source, .. } => source.kind(),
+            Self::Stopped { .. } | Self::GivenUp { .. } => Kind::Stopped,
+            Self::LeftRunning { source, .. } | Self::Interrupted { source, .. } | Self::StillFrozen { source, .. } => {
+                source.kind()
+            }
         }
     }
 
@@ -271,6 +287,10 @@ impl fmt::Display for Error {
             }
             Self::Changed { path } => write!(f, "{path} was changed while it was copied; nothing was kept"),
             Self::Mismatch { path, detail } => write!(f, "{path} is not what was copied: {detail}; nothing was kept"),
+            Self::GivenUp { command } => write!(f, "stopped while the agent was silent: no answer to {command}"),
+            Self::LeftRunning { source, pid } => {
+                write!(f, "{source}; the program may still run in the guest, as process {pid}")
+            }
             Self::Stopped { act, kept: None } => write!(f, "stopped: {act}"),
             Self::Stopped { act, kept: Some(kept) } => write!(f, "stopped: {act}; what came so far is kept as {kept}"),
             Self::Interrupted { source, kept, is_resumable: true } => {

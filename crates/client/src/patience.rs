@@ -32,6 +32,9 @@ pub struct Patience {
     pub errand: Duration,
     /// For a program that runs live to be gone after SIGKILL. 10 s.
     pub killed: Duration,
+    /// For a host that is silent, by what feeds an interactive program in the guest: then the host is gone, and the
+    /// program is ended. The time of the guest's shell, which goes slower than a clock. 5 min.
+    pub silent_host: Duration,
     /// For a thaw by [`Frozen`](crate::Frozen), which is tried again until then. 60 s.
     pub thaw: Duration,
     /// What `virsh` may take beside the time that libvirt waits for the agent. 30 s.
@@ -54,6 +57,7 @@ impl Default for Patience {
             tree: Duration::from_secs(600),
             errand: Duration::from_secs(2),
             killed: Duration::from_secs(10),
+            silent_host: Duration::from_secs(300),
             thaw: Duration::from_secs(60),
             virsh: Duration::from_secs(30),
             farewell: Duration::from_millis(200),

@@ -24,6 +24,36 @@ pub struct Program {
     pub input: Option<Vec<u8>>,
     /// Whether its output is kept for [`Output`].
     pub capture: bool,
+    /// The directory that it starts in; the agent's own if absent. Needs a shell in the guest, and
+    /// [`run_live`](Agent::run_live) or [`start_detached`](Agent::start_detached).
+    pub directory: Option<String>,
+    /// Whose program it is; the agent's own if absent. Needs what `directory` does.
+    pub account: Option<Account>,
+    /// The terminal that it runs on; none if absent. Only with [`run_live`](Agent::run_live).
+    pub terminal: Option<Terminal>,
+}
+
+/// A user of the guest, as whom a program runs. HOME, USER, LOGNAME and SHELL are those of the guest's user database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The user's name or number; the agent's own user if it is empty.
+    pub name: String,
+    /// Names of variables that stay as they are.
+    pub kept_variables: Vec<String>,
+    /// Whether the program starts in the user's home directory, unless [`Program::directory`] says another. An empty
+    /// [`Program::path`] is the user's shell, on a terminal as a login shell.
+    pub login: bool,
+}
+
+/// A terminal that is made for a program in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terminal {
+    /// Its height in lines at first.
+    pub rows: u16,
+    /// Its width in columns at first.
+    pub columns: u16,
+    /// What it understands: the value of TERM.
+    pub kind: String,
 }
 
 /// How a program ended.
@@ -115,6 +145,11 @@ impl<T: Transport> Agent<T> {
 }
 
 impl Program {
+    /// What it is called in a message.
+    pub(crate) fn name(&self) -> &str {
+        if self.path.is_empty() { "the user's shell" } else { &self.path }
+    }
+
     /// A program whose output is kept.
     pub(crate) fn captured(program: &str, arguments: &[&str], input: Option<&[u8]>) -> Self {
         Self {
@@ -123,6 +158,7 @@ impl Program {
             environment: None,
             input: input.map(<[u8]>::to_vec),
             capture: true,
+            ..Self::default()
         }
     }
 

@@ -37,7 +37,12 @@ pub struct Stream<S: Read + Write> {
     target: Option<String>,
     farewell: Duration,
     deadline: Option<Instant>,
+    /// Says that nobody waits any longer for an agent that is silent.
+    is_over: Option<fn() -> bool>,
 }
+
+/// How often somebody who may give up is asked.
+const LOOK: Duration = Duration::from_millis(100);
 
 impl<S: Read + Write> fmt::Debug for Stream<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,6 +61,7 @@ impl<S: Read + Write> Stream<S> {
             target: None,
             farewell: Patience::default().farewell,
             deadline: None,
+            is_over: None,
         }
     }
 
@@ -100,6 +106,7 @@ impl<S: Read + Write> Stream<S> {
             return Err(Error::Late { command: command.to_owned() });
         }
         let Some(set_silence) = self.set_silence else { return Ok(()) };
+        let left = if self.is_over.is_some() { left.min(LOOK) } else { left };
         let silence = self.silence.map_or(left, |silence| silence.min(left)).max(Duration::from_millis(1));
         let act = || format!("set the time-out to {} s", silence.as_secs_f64());
         set_silence(&mut self.bytes, silence).map_err(|source| Error::Local { act: act(), source })
@@ -115,13 +122,36 @@ impl<S: Read + Write> Stream<S> {
         }
     }
 
+    /// Sets the stream's time-outs to what is wanted now.
+    fn set_timeouts(&mut self) -> io::Result<()> {
+        let (Some(set_silence), Some(silence)) = (self.set_silence, self.silence) else { return Ok(()) };
+        set_silence(&mut self.bytes, if self.is_over.is_some() { silence.min(LOOK) } else { silence })
+    }
+
+    /// Whether a wait that ended without anything goes on: the time-out was that of a look.
+    fn waits_on(&self, command: &str, error: &io::Error, since: Instant) -> Result<bool, Error> {
+        let (Some(is_over), Some(silence)) = (self.is_over, self.silence) else { return Ok(false) };
+        if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            return Ok(false);
+        }
+        if is_over() {
+            return Err(Error::GivenUp { command: command.to_owned() });
+        }
+        Ok(since.elapsed() < silence)
+    }
+
     fn flush(&mut self, command: &str) -> Result<(), Error> {
+        let mut since = Instant::now();
         while !self.conversation.outgoing().is_empty() {
             self.keep_to_deadline(command)?;
             match self.bytes.write(self.conversation.outgoing()) {
                 Ok(0) => return Err(Error::Closed { command: command.to_owned() }),
-                Ok(size) => self.conversation.sent(size),
+                Ok(size) => {
+                    self.conversation.sent(size);
+                    since = Instant::now();
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.waits_on(command, &error, since)? => {}
                 Err(error) => return Err(self.or_late(command, Error::send(command, error, self.silence))),
             }
         }
@@ -129,6 +159,7 @@ impl<S: Read + Write> Stream<S> {
     }
 
     fn receive_more(&mut self, command: &str) -> Result<(), Error> {
+        let since = Instant::now();
         loop {
             self.keep_to_deadline(command)?;
             match self.bytes.read(self.conversation.space()) {
@@ -138,6 +169,7 @@ impl<S: Read + Write> Stream<S> {
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.waits_on(command, &error, since)? => {}
                 Err(error) => return Err(self.or_late(command, Error::receive(command, error, self.silence))),
             }
         }
@@ -193,13 +225,22 @@ impl<S: Read + Write> Transport for Stream<S> {
     }
 
     fn set_silence(&mut self, silence: Duration) -> Result<(), Error> {
-        let Some(set_silence) = self.set_silence else { return Ok(()) };
-        set_silence(&mut self.bytes, silence).map_err(|source| Error::Local {
-            act: format!("set the time-out to {} s", silence.as_secs_f64()),
-            source,
-        })?;
+        if self.set_silence.is_none() {
+            return Ok(());
+        }
         self.silence = Some(silence);
-        Ok(())
+        self.set_timeouts()
+            .map_err(|source| Error::Local { act: format!("set the time-out to {} s", silence.as_secs_f64()), source })
+    }
+
+    fn silence(&self) -> Option<Duration> {
+        self.silence
+    }
+
+    fn give_up_when(&mut self, is_over: Option<fn() -> bool>) {
+        self.is_over = is_over;
+        // A stream that refuses its time-outs keeps those that it has: then only those end a wait.
+        let _ = self.set_timeouts();
     }
 
     fn set_patience(&mut self, patience: &Patience) {
@@ -226,13 +267,15 @@ impl<S: Read + Write> Transport for Stream<S> {
 impl<S: Read + Write> Drop for Stream<S> {
     /// QEMU's agent ends when a client leaves with a reply unread, so what is still due is waited for, for a moment.
     fn drop(&mut self) {
-        let Some(set_silence) = self.set_silence else { return };
-        // No time at all would be none without an end.
-        let moment = self.farewell.max(Duration::from_millis(1));
-        if self.conversation.awaited() == 0 || set_silence(&mut self.bytes, moment).is_err() {
+        if self.set_silence.is_none() {
             return;
         }
-        self.silence = Some(moment);
+        // No time at all would be none without an end.
+        let moment = self.farewell.max(Duration::from_millis(1));
+        (self.is_over, self.silence) = (None, Some(moment));
+        if self.conversation.awaited() == 0 || self.set_timeouts().is_err() {
+            return;
+        }
         self.deadline = Some(Instant::now() + moment);
         while self.conversation.awaited() > 0 && self.receive("the end", None).is_ok() {}
     }

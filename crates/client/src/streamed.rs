@@ -2,8 +2,8 @@
 //!
 //! The protocol gives a program's output at its end, at most 16 MiB of it. So on a guest with a shell the program writes
 //! to two files that nobody else can read, which are read as they grow, and whose names are removed as soon as they are
-//! open: a host that dies leaves nothing behind. Input that is large or comes bit by bit goes the same way. Without a
-//! shell (Windows) the output comes at the end.
+//! open. Input that is large or comes bit by bit goes the same way, a piece at a time, and a program with such input is
+//! ended when its host is gone: [`Patience::silent_host`]. Without a shell (Windows) the output comes at the end.
 //!
 //! The output takes room in the guest's `/tmp` until the program ends.
 //!
@@ -12,52 +12,31 @@
 //! small: nothing is asked for but the program's end while it is young, the shell starts no process of its own, and the
 //! names are removed while the output is read. [`RunOptions::live`] is for those who do not want to pay it.
 
-use std::io;
+mod console;
+mod ending;
+mod feed;
+mod output;
+mod script;
+
 use std::time::{Duration, Instant};
 
 use qga_protocol::Command;
 use qga_protocol::file;
 
 use crate::agent::Agent;
-use crate::conversation::random_number;
 use crate::error::Error;
 use crate::kind::Kind;
-use crate::patience::Patience;
 use crate::program::{Exit, Output, Program};
 use crate::transport::Transport;
 
-/// The exit code by which the script says that a directory takes no file: `EX_CANTCREAT`.
-const NO_FILE: i64 = 73;
+pub use console::{Console, Ended, Input, OutputStream, RunOptions, Wish};
+
+use ending::Ending;
+use feed::Feed;
+use output::{OutputFile, Sieve};
 
 /// Where the files are put: the first directory that takes them.
 const DIRECTORIES: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/dev/shm"];
-
-/// Starts a program ($3...) with its output in $1.out and $1.err, and fed from $1.in if $2 says so, until that name is
-/// gone. With `set -C` a file or link that somebody put there is refused; the program keeps the umask and the shell's
-/// process number. The umask comes from the kernel where it tells it: `$(umask)` would start a process. The
-/// variables have names that the program's environment has not: a change of one of those would reach the program.
-///
-/// The feeding goes through a file that grows because an agent's write to a FIFO may be lost when it is full. The file
-/// gets its name when all is open, so the name can go at any time after that. What feeds is nobody's child: a program
-/// that waits for its children must not find one that it has not started.
-const SCRIPT: &str = r#"qga_b=$1; qga_i=$2; shift 2
-while read -r qga_k qga_m; do [ "$qga_k" != Umask: ] || break; done </proc/self/status
-[ -n "$qga_m" ] || qga_m=$(umask)
-umask 077; set -C
-command exec 3>"$qga_b.out" || exit 73
-command exec 4>"$qga_b.err" || exit 73
-if [ -n "$qga_i" ]; then
-: >"$qga_b.new" && mkfifo "$qga_b.fifo" || exit 73
-( { exec 5<"$qga_b.new" >"$qga_b.fifo" 3>&- 4>&-
-mv -f "$qga_b.new" "$qga_b.in"
-while cat <&5 && kill -0 $$; do
-[ -e "$qga_b.in" ] || { cat <&5; break; }
-sleep 0.05 || sleep 1
-done; } </dev/null 2>/dev/null & )
-exec <"$qga_b.fifo"; rm -f "$qga_b.fifo"
-fi
-umask "$qga_m"; set +C
-exec "$@" >&3 2>&4 3>&- 4>&-"#;
 
 /// Input up to this size is sent with the request. QEMU's agent spins for ever when a program ends without reading
 /// more than a pipe holds.
@@ -69,137 +48,27 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// So long a program is young: most end before, and then its output is fetched once.
 const YOUTH: Duration = Duration::from_millis(20);
 
-/// Asked for at first: QEMU's agent makes room for all that is asked for, and clears it, before it reads.
-const SMALL_READ_BYTES: usize = 64 << 10;
-
-/// Which of a program's outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum OutputStream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// What comes next on a program's standard input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// These bytes.
-    Bytes(Vec<u8>),
-    /// Nothing yet.
-    NotYet,
-    /// Nothing more.
-    End,
-}
-
-/// What is to happen with a running program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
-    /// It may run on.
-    GoOn,
-    /// It is asked to end (SIGTERM), and made to after [`RunOptions::grace`].
-    Terminate,
-    /// It is made to end at once (SIGKILL).
-    Kill,
-}
-
-/// The host's end of a running program.
-pub trait Console {
-    /// Takes output as it comes. An error ends the program and the run.
-    fn output(&mut self, stream: OutputStream, bytes: &[u8]) -> io::Result<()>;
-
-    /// Gives input, where [`RunOptions::interactive_input`] asks for it. Must not wait.
-    fn input(&mut self) -> io::Result<Input> {
-        Ok(Input::End)
-    }
-
-    /// Says whether the program may go on; asked at least ten times a second. Must not wait.
-    fn wish(&mut self) -> Wish {
-        Wish::GoOn
-    }
-}
-
-/// Takes output alone.
-impl<F: FnMut(OutputStream, &[u8]) -> io::Result<()>> Console for F {
-    fn output(&mut self, stream: OutputStream, bytes: &[u8]) -> io::Result<()> {
-        self(stream, bytes)
-    }
-}
-
-/// How a program is run.
-#[derive(Debug, Clone, Copy)]
-pub struct RunOptions {
-    /// After this time the program is ended; never if absent.
-    pub time_limit: Option<Duration>,
-    /// How long a program that was asked to end may take before it is made to.
-    pub grace: Duration,
-    /// Whether [`Console::input`] is what the program reads. [`Program::input`] comes first.
-    pub interactive_input: bool,
-    /// Whether output is handed on while the program runs, however much it is. Without, it comes at the end, at most
-    /// 16 MiB of each stream; through libvirt, which drops a reply over 10 MiB, about 7 MiB of both together. A short
-    /// program then takes a fraction of the time, since no shell is started in front of it. A program that leaves
-    /// another one behind which holds its output counts as running for as long as that one does. Input that is interactive or
-    /// long needs the shell all the same.
-    pub live: bool,
-}
-
-impl Default for RunOptions {
-    fn default() -> Self {
-        Self { time_limit: None, grace: Duration::from_secs(5), interactive_input: false, live: true }
-    }
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// What became of the program. Under a shell, 127 says that it was not found and 126 that it could not be started.
-    pub exit: Exit,
-    /// Whether it was ended by the time limit.
-    pub timed_out: bool,
-    /// Whether the output came as it was written; if not, it came at the end and may be cut.
-    pub was_live: bool,
-    /// Whether the end of an output is missing, which was longer than the agent keeps.
-    pub is_cut: bool,
-}
+/// So long an agent that was silent may take to say that it hears again, before its program is left alone.
+const LAST_SILENCE: Duration = Duration::from_secs(2);
 
 /// A program that runs, and what is open for it.
 struct Running {
     pid: i64,
+    /// The random name of the script in front of it.
+    name: String,
     /// The files' common name without their endings.
     base: String,
     outputs: [Option<OutputFile>; 2],
-    input: Feed,
+    /// How it has ended, if it has, and what its script said.
+    output: Option<Output>,
+    input: Option<Feed>,
+    /// Names that are left, and what removes them.
+    are_names_left: bool,
     removal: Option<i64>,
 }
 
-/// What a program writes to, open for reading.
-#[derive(Debug, Clone, Copy)]
-struct OutputFile {
-    handle: i64,
-    /// How much to ask for: much only where there was more than little.
-    next_bytes: usize,
-}
-
-/// The way into a program's standard input.
-#[derive(Default)]
-struct Feed {
-    is_wanted: bool,
-    handle: Option<i64>,
-    pending: Vec<u8>,
-    /// How much of `pending` is written.
-    written: usize,
-    has_ended: bool,
-}
-
-/// When a program is to be ended, and what was done about it.
-struct Ending {
-    deadline: Option<Instant>,
-    grace: Duration,
-    timed_out: bool,
-    asked_at: Option<Instant>,
-    killed_at: Option<Instant>,
-    patience_with_killed: Duration,
-}
+/// [`Ended::not_started`] where a program was to have a terminal.
+pub const NO_TERMINAL: &str = "the guest has neither script nor Python to make a terminal with";
 
 const NAMES: [(OutputStream, &str); 2] = [(OutputStream::Stdout, "out"), (OutputStream::Stderr, "err")];
 
@@ -227,17 +96,44 @@ impl<T: Transport> Agent<T> {
         options: &RunOptions,
         console: &mut dyn Console,
     ) -> Result<Ended, Error> {
-        let mut ending = Ending::new(options, self.patience());
-        let is_live = options.live || options.interactive_input || !fits_at_once(program);
-        if is_live && self.serves(file::Open::INFO.name)? && self.serves(file::Read::INFO.name)? {
+        let mut ending = Ending::new(options, self.patience(), self.silence());
+        let ended = self.run_until(program, options, &mut ending, console);
+        if ending.has_shortened_silence() {
+            let restored = self.set_silence(ending.silence());
+            if ended.is_ok() {
+                restored?;
+            }
+        }
+        ended
+    }
+
+    fn run_until(
+        &mut self,
+        program: &Program,
+        options: &RunOptions,
+        ending: &mut Ending,
+        console: &mut dyn Console,
+    ) -> Result<Ended, Error> {
+        let needs_files = options.interactive_input || !fits_at_once(program) || program.terminal.is_some();
+        if (options.live || needs_files) && self.serves(file::Open::INFO.name)? && self.serves(file::Read::INFO.name)? {
             for directory in DIRECTORIES {
                 let Some(running) = self.start_under_shell(program, options, directory)? else { break };
-                if let Some(ended) = self.attend(running, program, &mut ending, console)? {
-                    return Ok(ended);
+                match self.attend(running, program, ending, console)? {
+                    Attended::Ended(ended) => return Ok(ended),
+                    Attended::NoFile => {}
                 }
             }
         }
-        self.run_with_capture(program, &mut ending, console)
+        if program.terminal.is_some() {
+            let not_started = Some("the agent opens no files, or no directory takes one".to_owned());
+            return Ok(Ended { not_started, ..ended(Exit::Code(126), ending, true) });
+        }
+        self.run_with_capture(program, ending, console)
+    }
+
+    /// Starts a program whose end is not waited for and whose output nobody takes, and returns its number in the guest.
+    pub fn start_detached(&mut self, program: &Program) -> Result<i64, Error> {
+        self.start_program(&script::plain(&script::name(), program))
     }
 
     /// Sends a signal to a program that the agent started, and to its process group where it leads one.
@@ -273,45 +169,46 @@ impl<T: Transport> Agent<T> {
         options: &RunOptions,
         directory: &str,
     ) -> Result<Option<Running>, Error> {
-        let base = format!("{directory}/.qga-{:016x}{:016x}", random_number(), random_number());
-        let is_fed = options.interactive_input || !fits_at_once(program);
-        let way_in = if is_fed { "fed" } else { "" };
-        let mut arguments: Vec<String> = ["-c", SCRIPT, "qga", &base, way_in, &program.path].map(str::to_owned).into();
-        arguments.extend(program.arguments.iter().cloned());
+        let name = script::name();
+        let base = format!("{directory}/.{name}");
+        let is_fed = options.interactive_input || !fits_at_once(program) || program.terminal.is_some();
+        let silent_host = self.patience().silent_host;
+        let rounds = u64::try_from(silent_host.as_millis() / 50).unwrap_or(u64::MAX).clamp(1, 1 << 40);
         let shell = Program {
             path: "/bin/sh".to_owned(),
-            arguments,
+            arguments: script::outer(&name, &base, program, is_fed.then_some(rounds)),
             environment: program.environment.clone(),
             input: program.input.clone().filter(|_| !is_fed),
-            capture: false,
+            // What the script says before the files are open; the program's output goes to those.
+            capture: true,
+            ..Program::default()
         };
         let pid = match self.start_program(&shell) {
             Err(error) if is_not_there(&error) => return Ok(None),
             started => started?,
         };
-        let input = Feed {
-            is_wanted: is_fed,
-            pending: program.input.clone().filter(|_| is_fed).unwrap_or_default(),
-            has_ended: !options.interactive_input,
-            ..Feed::default()
-        };
-        Ok(Some(Running { pid, base, outputs: [None; 2], input, removal: None }))
+        let input = is_fed.then(|| {
+            let pending = program.input.clone().unwrap_or_default();
+            Feed::new(pending, !options.interactive_input, silent_host)
+        });
+        let outputs = [None, None];
+        Ok(Some(Running { pid, name, base, outputs, output: None, input, are_names_left: true, removal: None }))
     }
 
-    /// Serves a program until it has ended; `None` if the directory took no files.
+    /// Serves a program until it has ended.
     fn attend(
         &mut self,
         mut running: Running,
         program: &Program,
         ending: &mut Ending,
         console: &mut dyn Console,
-    ) -> Result<Option<Ended>, Error> {
+    ) -> Result<Attended, Error> {
         let attended = self.attend_to_the_end(&mut running, program, ending, console);
         let attended = match attended {
-            Err(error) if error.needs_sync() => return Err(error),
+            Err(error) if error.needs_sync() => return Err(self.leave(&mut running, error)),
             Err(error) => {
                 // The program must not run on unheard.
-                self.signal_program(running.pid, "TERM")?;
+                self.end_unheard(running.pid, program, ending, console)?;
                 Err(error)
             }
             attended => attended,
@@ -328,27 +225,20 @@ impl<T: Transport> Agent<T> {
         program: &Program,
         ending: &mut Ending,
         console: &mut dyn Console,
-    ) -> Result<Option<Ended>, Error> {
+    ) -> Result<Attended, Error> {
         let mut pauses = self.patience().pauses().at_most(LONGEST_PAUSE);
         let started = Instant::now();
         loop {
-            let output = self.program_output(running.pid)?;
-            let is_young = started.elapsed() < YOUTH && !running.input.is_wanted;
-            let mut has_moved = false;
-            if output.is_some() || !is_young {
-                self.open_outputs(running)?;
-                has_moved = self.feed(running, console)?;
+            if let Some(silence) = ending.silence_due() {
+                self.set_silence(silence)?;
             }
-            if let Some(output) = output {
-                if output.exit == Exit::Code(NO_FILE) && running.outputs.iter().any(Option::is_none) {
-                    return Ok(None);
-                }
-                self.pass_on_the_rest(running, console)?;
-                let timed_out = ending.timed_out;
-                return Ok(Some(Ended { exit: output.exit, timed_out, was_live: true, is_cut: false }));
-            }
-            has_moved |= self.pass_on(running, console)?;
-            self.end_if_wanted(running.pid, program, ending, console)?;
+            let has_moved = match self.attend_once(running, program, ending, console, started) {
+                Ok(Step::Ended(attended)) => return Ok(attended),
+                Ok(Step::Moved(has_moved)) => has_moved,
+                // Frozen meanwhile: its agent serves again when it is thawed. Who wants an end gets one.
+                Err(error) if error.kind() == Kind::CommandRefused && !ending.is_wanted(console.wish()) => false,
+                Err(error) => return Err(error),
+            };
             if has_moved {
                 pauses.restart();
             } else {
@@ -357,25 +247,102 @@ impl<T: Transport> Agent<T> {
         }
     }
 
+    fn attend_once(
+        &mut self,
+        running: &mut Running,
+        program: &Program,
+        ending: &mut Ending,
+        console: &mut dyn Console,
+        started: Instant,
+    ) -> Result<Step, Error> {
+        let output = match running.output.take() {
+            Some(output) => Some(output),
+            None => self.program_output(running.pid)?,
+        };
+        if let Some(output) = output {
+            // It is told once, and what follows may have to be tried again.
+            let said = running.output.insert(output);
+            let (exit, said) = (said.exit, String::from_utf8_lossy(&said.stdout).into_owned());
+            return self.finish(running, exit, &said, program, ending, console).map(Step::Ended);
+        }
+        let mut has_moved = false;
+        if started.elapsed() >= YOUTH || running.input.is_some() {
+            self.open_outputs(running)?;
+            if let Some(input) = &mut running.input {
+                has_moved = input.move_on(self, &running.base, console)?;
+            }
+        }
+        has_moved |= self.pass_on(running, console)?;
+        self.end_if_wanted(running.pid, program, ending, console)?;
+        Ok(Step::Moved(has_moved))
+    }
+
+    /// Takes what a program has left that has ended.
+    fn finish(
+        &mut self,
+        running: &mut Running,
+        exit: Exit,
+        said: &str,
+        program: &Program,
+        ending: &mut Ending,
+        console: &mut dyn Console,
+    ) -> Result<Attended, Error> {
+        let words = said.trim_end().strip_prefix(&format!("{}: ", running.name));
+        if words == Some(script::NO_FILE) {
+            return Ok(Attended::NoFile);
+        }
+        if words == Some(script::NO_TERMINAL) {
+            let not_started = Some(NO_TERMINAL.to_owned());
+            return Ok(Attended::Ended(Ended { not_started, ..ended(Exit::Code(126), ending, true) }));
+        }
+        self.open_outputs(running)?;
+        if running.outputs.iter().any(Option::is_none) {
+            let act = format!("take the output of {} in the guest", program.name());
+            let cause =
+                format!("it has run and ended ({exit}), but the files of its output, {}.*, are gone", running.base);
+            return Err(Error::Guest { act, cause });
+        }
+        let mut is_cut = false;
+        for (file, (stream, _)) in running.outputs.iter_mut().zip(NAMES) {
+            let Some(file) = file else { continue };
+            is_cut |= !file.pass_on_the_rest(self, stream, console, ending)?;
+        }
+        let complaint = running.outputs.iter_mut().flatten().find_map(OutputFile::complaint);
+        let Some(complaint) = complaint else {
+            return Ok(Attended::Ended(Ended { is_cut, ..ended(exit, ending, true) }));
+        };
+        Ok(Attended::Ended(not_started(exit, &complaint, program, ending, true)))
+    }
+
     fn open_outputs(&mut self, running: &mut Running) -> Result<(), Error> {
         for (place, (_, name)) in running.outputs.iter_mut().zip(NAMES) {
             if place.is_none() {
                 *place = match self.open(&format!("{}.{name}", running.base), "r") {
                     Err(error) if error.kind() == Kind::NoSuchFile => return Ok(()),
-                    opened => Some(OutputFile { handle: opened?, next_bytes: SMALL_READ_BYTES }),
+                    opened => Some(OutputFile::new(opened?, &running.name)),
                 };
             }
         }
-        // The input's name says that there is more to come.
-        if running.removal.is_none() && !running.input.is_wanted {
-            running.removal = Some(self.remove_names(&running.base)?);
+        if !running.are_names_left {
+            return Ok(());
         }
+        match &mut running.input {
+            None => running.removal = Some(self.remove_names(&running.base)?),
+            // What feeds the program removes them, without a program more.
+            Some(input) => {
+                if !input.open(self, &running.base)? {
+                    return Ok(());
+                }
+                input.release_names(self)?;
+            }
+        }
+        running.are_names_left = false;
         Ok(())
     }
 
     fn remove_names(&mut self, base: &str) -> Result<i64, Error> {
         let mut arguments = vec!["-f".to_owned(), "--".to_owned()];
-        arguments.extend(["out", "err", "in", "new", "fifo"].map(|name| format!("{base}.{name}")));
+        arguments.extend(["out", "err", "in", "ctl", "tty", "fifo"].map(|name| format!("{base}.{name}")));
         self.start_program(&Program { path: "rm".to_owned(), arguments, ..Program::default() })
     }
 
@@ -384,74 +351,7 @@ impl<T: Transport> Agent<T> {
         let mut has_moved = false;
         for (file, (stream, _)) in running.outputs.iter_mut().zip(NAMES) {
             let Some(file) = file else { continue };
-            let bytes = self.read_output(file)?.buf_b64.0;
-            has_moved |= !bytes.is_empty();
-            take_output(console, stream, &bytes)?;
-        }
-        Ok(has_moved)
-    }
-
-    /// Hands on all that a program has left that has ended.
-    fn pass_on_the_rest(&mut self, running: &mut Running, console: &mut dyn Console) -> Result<(), Error> {
-        for (file, (stream, _)) in running.outputs.iter_mut().zip(NAMES) {
-            let Some(file) = file else { continue };
-            loop {
-                let piece = self.read_output(file)?;
-                take_output(console, stream, &piece.buf_b64.0)?;
-                if piece.eof || piece.buf_b64.0.is_empty() {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn read_output(&mut self, file: &mut OutputFile) -> Result<file::FileRead, Error> {
-        let most = self.capacity().read_bytes;
-        let asked = file.next_bytes.min(most);
-        let piece = self.read_piece(file.handle, asked)?;
-        file.next_bytes = if piece.buf_b64.0.len() == asked { most } else { SMALL_READ_BYTES };
-        Ok(piece)
-    }
-
-    /// Writes the input that there is. Returns whether there was any.
-    fn feed(&mut self, running: &mut Running, console: &mut dyn Console) -> Result<bool, Error> {
-        const PIECES_AT_ONCE: usize = 16;
-        let feed = &mut running.input;
-        if !feed.is_wanted {
-            return Ok(false);
-        }
-        let handle = match feed.handle {
-            Some(handle) => handle,
-            // A mode that does not create: the shell makes the file.
-            None => match self.open(&format!("{}.in", running.base), "r+") {
-                Err(error) if error.kind() == Kind::NoSuchFile => return Ok(false),
-                opened => *feed.handle.insert(opened?),
-            },
-        };
-        let mut has_moved = false;
-        for _ in 0..PIECES_AT_ONCE {
-            if feed.written == feed.pending.len() && !feed.has_ended {
-                match console.input().map_err(|source| Error::Local { act: "read the input".to_owned(), source })? {
-                    Input::Bytes(bytes) => (feed.pending, feed.written) = (bytes, 0),
-                    Input::NotYet => break,
-                    Input::End => feed.has_ended = true,
-                }
-            }
-            let left = &feed.pending[feed.written..];
-            if left.is_empty() && feed.has_ended {
-                // QEMU's agent writes the last bytes when the handle is closed, and the names go after that.
-                feed.close(self)?;
-                running.removal = Some(self.remove_names(&running.base)?);
-                return Ok(true);
-            }
-            let size = left.len().min(self.capacity().write_bytes);
-            self.write_piece(handle, &left[..size])?;
-            feed.written += size;
-            has_moved |= size > 0;
-        }
-        if has_moved {
-            self.call(&file::Flush { handle })?;
+            has_moved |= file.pass_on(self, stream, console)?;
         }
         Ok(has_moved)
     }
@@ -467,17 +367,60 @@ impl<T: Transport> Agent<T> {
             self.signal_program(pid, signal)?;
         }
         if ending.is_hopeless() {
-            let cause = "it, or another program that holds its output, is still there after SIGKILL".to_owned();
-            return Err(Error::Guest { act: format!("end {} in the guest", program.path), cause });
+            return Err(cannot_end(program));
         }
         Ok(())
+    }
+
+    /// Ends a program whose output is not wanted any more, and waits until it has ended.
+    fn end_unheard(
+        &mut self,
+        pid: i64,
+        program: &Program,
+        ending: &mut Ending,
+        console: &mut dyn Console,
+    ) -> Result<(), Error> {
+        let mut pauses = self.patience().pauses().at_most(LONGEST_PAUSE);
+        loop {
+            // It may have ended, and been asked after, before.
+            match self.program_output(pid) {
+                Ok(None) => {}
+                Ok(Some(_)) => return Ok(()),
+                Err(error) if error.needs_sync() => return Err(error),
+                Err(_) => return Ok(()),
+            }
+            let wish = if console.wish() == Wish::Kill { Wish::Kill } else { Wish::Terminate };
+            if let Some(signal) = ending.signal_due(wish) {
+                self.signal_program(pid, signal)?;
+            }
+            if ending.is_hopeless() {
+                return Err(cannot_end(program));
+            }
+            pauses.wait();
+        }
+    }
+
+    /// Ends a program and removes its files if the agent hears again soon; otherwise says that the program is left.
+    fn leave(&mut self, running: &mut Running, error: Error) -> Error {
+        self.stop_giving_up();
+        let ended = self
+            .set_silence(LAST_SILENCE)
+            .and_then(|()| self.sync())
+            .and_then(|()| self.signal_program(running.pid, "KILL"))
+            .and_then(|()| self.clean_up(running));
+        match ended {
+            Ok(()) => error,
+            Err(_) => Error::LeftRunning { source: Box::new(error), pid: running.pid },
+        }
     }
 
     fn clean_up(&mut self, running: &mut Running) -> Result<(), Error> {
         for file in running.outputs.iter_mut().filter_map(Option::take) {
             self.close(file.handle)?;
         }
-        running.input.close(self)?;
+        if let Some(input) = &mut running.input {
+            input.close(self)?;
+        }
         let removal = match running.removal.take() {
             Some(removal) => removal,
             None => self.remove_names(&running.base)?,
@@ -492,74 +435,85 @@ impl<T: Transport> Agent<T> {
         ending: &mut Ending,
         console: &mut dyn Console,
     ) -> Result<Ended, Error> {
-        let pid = self.start_program(&Program { capture: true, ..program.clone() })?;
+        let name = script::name();
+        let started = self.start_program(&Program { capture: true, ..script::plain(&name, program) });
+        let pid = match started {
+            Err(error) if is_not_startable(&error) => {
+                let is_ours = program.directory.is_some() || program.account.is_some();
+                let code = if is_not_there(&error) && !is_ours { 127 } else { 126 };
+                let said = match error.agent() {
+                    _ if is_ours => "qga: the guest has no shell, which a directory or a user needs".to_owned(),
+                    said => said.map(|said| said.desc.clone()).unwrap_or_default(),
+                };
+                return Ok(not_started(Exit::Code(code), &said, program, ending, false));
+            }
+            started => started?,
+        };
         let mut pauses = self.patience().pauses().at_most(LONGEST_PAUSE);
         let output: Output = loop {
+            if let Some(silence) = ending.silence_due() {
+                self.set_silence(silence)?;
+            }
             if let Some(output) = self.program_output(pid)? {
                 break output;
             }
             self.end_if_wanted(pid, program, ending, console)?;
             pauses.wait();
         };
-        take_output(console, OutputStream::Stdout, &output.stdout)?;
-        take_output(console, OutputStream::Stderr, &output.stderr)?;
         let is_cut = output.stdout_truncated || output.stderr_truncated;
-        Ok(Ended { exit: output.exit, timed_out: ending.timed_out, was_live: false, is_cut })
+        let mut sieve = Sieve::new(&name);
+        let stderr = sieve.sift(&output.stderr);
+        if let Some(complaint) = sieve.complaint() {
+            return Ok(not_started(output.exit, &complaint, program, ending, false));
+        }
+        output::take(console, OutputStream::Stdout, &output.stdout)?;
+        output::take(console, OutputStream::Stderr, &stderr)?;
+        output::take(console, OutputStream::Stderr, &sieve.rest())?;
+        Ok(Ended { is_cut, ..ended(output.exit, ending, false) })
     }
 }
 
-impl Feed {
-    fn close<T: Transport>(&mut self, agent: &mut Agent<T>) -> Result<(), Error> {
-        self.is_wanted = false;
-        let Some(handle) = self.handle.take() else { return Ok(()) };
-        agent.close(handle)
-    }
+/// What became of a program that is served.
+enum Attended {
+    Ended(Ended),
+    /// It was not started, since the directory takes no files.
+    NoFile,
 }
 
-impl Ending {
-    fn new(options: &RunOptions, patience: Patience) -> Self {
-        Self {
-            deadline: options.time_limit.and_then(|limit| Instant::now().checked_add(limit)),
-            grace: options.grace,
-            timed_out: false,
-            asked_at: None,
-            killed_at: None,
-            patience_with_killed: patience.killed,
-        }
-    }
-
-    /// The signal to send now.
-    fn signal_due(&mut self, wish: Wish) -> Option<&'static str> {
-        let now = Instant::now();
-        if self.killed_at.is_some() {
-            return None;
-        }
-        let has_had_grace = self.asked_at.is_some_and(|asked_at| now.duration_since(asked_at) >= self.grace);
-        if wish == Wish::Kill || has_had_grace {
-            self.killed_at = Some(now);
-            return Some("KILL");
-        }
-        let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
-        if self.asked_at.is_none() && (is_late || wish == Wish::Terminate) {
-            self.timed_out = is_late;
-            self.asked_at = Some(now);
-            return Some("TERM");
-        }
-        None
-    }
-
-    /// Whether even SIGKILL has not helped.
-    fn is_hopeless(&self) -> bool {
-        self.killed_at.is_some_and(|killed_at| killed_at.elapsed() > self.patience_with_killed)
-    }
+/// What a look at a running program has shown.
+enum Step {
+    Moved(bool),
+    Ended(Attended),
 }
 
-fn take_output(console: &mut dyn Console, stream: OutputStream, bytes: &[u8]) -> Result<(), Error> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    let act = || format!("take the program's {}", if stream == OutputStream::Stdout { "output" } else { "errors" });
-    console.output(stream, bytes).map_err(|source| Error::Local { act: act(), source })
+fn ended(exit: Exit, ending: &Ending, was_live: bool) -> Ended {
+    Ended { exit, not_started: None, timed_out: ending.has_timed_out(), was_live, is_cut: false }
+}
+
+/// A shell's or an agent's words for a program that could not be started, in ours.
+fn not_started(exit: Exit, complaint: &str, program: &Program, ending: &Ending, was_live: bool) -> Ended {
+    let first = complaint.lines().next().unwrap_or_default().trim_end();
+    let last = first.rsplit(": ").next().unwrap_or_default();
+    let cause = if let Some(ours) = first.strip_prefix("qga: ") {
+        ours.to_owned()
+    } else if exit != Exit::Code(127) {
+        // GLib has the cause in brackets.
+        let cause = last.rsplit_once('(').map_or(last, |(_, cause)| cause.trim_end_matches(')'));
+        let cause = cause.replace("cannot execute binary file", "it is no program");
+        cause.replace("Exec format error", "it is no program for this machine")
+    } else if program.path.contains('/') || program.path.is_empty() {
+        // A script has a program of its own in its first line.
+        "there is no such file, or what its first line names is missing".to_owned()
+    } else {
+        "no such program in PATH".to_owned()
+    };
+    let code = if exit == Exit::Code(127) { 127 } else { 126 };
+    Ended { not_started: Some(cause), ..ended(Exit::Code(code), ending, was_live) }
+}
+
+fn cannot_end(program: &Program) -> Error {
+    let cause = "it, or another program that holds its output, is still there after SIGKILL".to_owned();
+    Error::Guest { act: format!("end {} in the guest", program.name()), cause }
 }
 
 /// Whether a program's input can go with the request that starts it.
@@ -573,4 +527,9 @@ fn is_not_there(error: &Error) -> bool {
         let words = said.desc.as_str();
         words.contains("No such file or directory") || words.contains("cannot find")
     })
+}
+
+/// Whether the system refused to start a program.
+fn is_not_startable(error: &Error) -> bool {
+    is_not_there(error) || error.agent().is_some_and(|said| said.desc.contains("Failed to execute child process"))
 }

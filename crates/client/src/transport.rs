@@ -37,6 +37,15 @@ pub trait Transport: fmt::Debug {
     /// Changes how long the agent may be silent.
     fn set_silence(&mut self, silence: Duration) -> Result<(), Error>;
 
+    /// How long the agent may be silent, if that is known.
+    fn silence(&self) -> Option<Duration> {
+        None
+    }
+
+    /// From now on `is_over` is asked some ten times a second while the agent is silent; when it says so, waiting ends with
+    /// [`Error::GivenUp`]. A transport that cannot need not care.
+    fn give_up_when(&mut self, _is_over: Option<fn() -> bool>) {}
+
     /// Changes how long the transport itself waits for what is no reply; one that never does need not care.
     fn set_patience(&mut self, _patience: &Patience) {}
 
@@ -66,6 +75,14 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
 
     fn set_silence(&mut self, silence: Duration) -> Result<(), Error> {
         (**self).set_silence(silence)
+    }
+
+    fn silence(&self) -> Option<Duration> {
+        (**self).silence()
+    }
+
+    fn give_up_when(&mut self, is_over: Option<fn() -> bool>) {
+        (**self).give_up_when(is_over);
     }
 
     fn set_patience(&mut self, patience: &Patience) {

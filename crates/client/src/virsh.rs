@@ -134,6 +134,10 @@ impl Transport for Virsh {
         Ok(&self.reply)
     }
 
+    fn silence(&self) -> Option<Duration> {
+        Some(self.silence)
+    }
+
     fn set_silence(&mut self, silence: Duration) -> Result<(), Error> {
         self.silence = silence;
         Ok(())

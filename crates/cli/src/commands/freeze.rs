@@ -301,7 +301,7 @@ struct NotFrozen {
 
 /// What is heard of one target while all are frozen.
 enum Heard {
-    Frozen(Frozen<'static>),
+    Frozen(Box<Frozen<'static>>),
     Failed {
         why: Failure,
         is_of_others: bool,
@@ -338,7 +338,7 @@ fn freeze_all(
         match results.recv_timeout(PAUSE) {
             Ok((index, Heard::Frozen(guard))) => {
                 pending.retain(|&other| other != index);
-                frozen.push((index, guard));
+                frozen.push((index, *guard));
             }
             Ok((index, Heard::Failed { why, is_of_others })) => {
                 pending.retain(|&other| other != index);
@@ -415,7 +415,7 @@ fn freeze_one(
     };
     let mount = (!mount.is_empty()).then_some(mount);
     let said = match Frozen::over_by(Box::new(connect), mount, Some(deadline)) {
-        Ok(guard) => Heard::Frozen(guard),
+        Ok(guard) => Heard::Frozen(Box::new(guard)),
         Err(error) => Heard::Failed { is_of_others: is_of_others(&error), why: error.into() },
     };
     // If nobody listens any more, what is frozen is thawed when the guard goes.

@@ -1,29 +1,22 @@
-//! `qga shell`: a shell in the guest on this terminal. The guest's own `script` makes a terminal for it where there is
-//! one; without, it is a shell without a terminal, line by line.
+//! `qga shell`, and `qga exec -t`: a program in the guest on this terminal. The guest's `script` or Python makes a terminal
+//! for it; without, it is a shell without a terminal, line by line.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::Receiver;
 
-use qga_client::{Agent, Console, Input, OutputStream, Program, RunOptions, Target, Wish};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use qga_client::{Account, Agent, AnyAgent, Console, Input, OutputStream, Program, RunOptions, Target, Terminal, Wish};
+use rustix::termios::tcgetwinsize;
 
 use super::exec::{self, Watcher, next_input, standard_input};
 use super::guest;
 use crate::arguments::{General, Shell};
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
-use crate::interrupts::Interrupts;
+use crate::interrupts::{Interrupts, Raw};
 use crate::output::Page;
 
-/// Ctrl-], as telnet has it: ends the shell from this side.
+/// Ctrl-], as telnet has it: ends the program from this side, also when the guest does not answer.
 const ESCAPE: u8 = 0x1D;
-
-/// Starts $3, or the user's shell, on a terminal of $1 lines and $2 columns.
-const ON_A_TERMINAL: &str = r#"export TERM="$4"; cd "${HOME:-/}" 2>/dev/null || cd /
-inner="stty rows $1 cols $2 2>/dev/null; exec ${3:-${SHELL:-/bin/sh}} -i"
-if command -v script >/dev/null 2>&1; then exec script -q -e -c "$inner" /dev/null; fi
-echo "qga: the guest has no 'script', so this shell has no terminal" >&2
-exec "${3:-${SHELL:-/bin/sh}}" -i"#;
 
 pub fn run(options: &Shell, target: &Target, general: &General) -> Result<()> {
     if general.json {
@@ -39,46 +32,96 @@ pub fn run(options: &Shell, target: &Target, general: &General) -> Result<()> {
         ));
     }
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let program = program(options, is_terminal);
     let page = Page::new(target.to_string(), None, false);
     if is_terminal {
         page.note(format!("a shell in {target}; Ctrl-] leaves it"));
     }
-    let interrupts = Interrupts::watch()?;
-    let _raw =
-        is_terminal.then(Raw::begin).transpose().map_err(|error| Failure::host("set the terminal up", &error))?;
-    let mut console =
-        Shelled { input: standard_input(), interrupts: Watcher::new(interrupts), is_terminal, has_escaped: false };
     let run_options = RunOptions { interactive_input: true, ..RunOptions::default() };
-    let ended = agent.run_live(&program, &run_options, &mut console)?;
-    let was_stopped = console.interrupts.was_stopped();
-    if console.has_escaped {
+    let program = Program { terminal: is_terminal.then(terminal), ..program(options) };
+    let mut stopped = on_terminal(&mut agent, &program, &run_options, true)?;
+    if stopped.0.not_started.as_deref() == Some(qga_client::NO_TERMINAL) {
+        page.note("the guest has neither script nor Python, so this shell has no terminal");
+        // A shell without a terminal says nothing unless it is told to be interactive.
+        let arguments = if program.path.is_empty() { vec!["-i".to_owned()] } else { program.arguments.clone() };
+        let plain = Program { terminal: None, arguments, ..program };
+        stopped = on_terminal(&mut agent, &plain, &run_options, true)?;
+        return end(&page, "the shell", stopped);
+    }
+    end(&page, program.path.as_str(), stopped)
+}
+
+/// Says why the program was not started, if it was not, and makes a result of its end.
+pub fn end(page: &Page, name: &str, (ended, was_stopped): (qga_client::Ended, bool)) -> Result<()> {
+    if Interrupts::has_left() {
         return Ok(());
     }
-    match exec::exit_code(ended, was_stopped) {
+    exec::tell_if_not_started(page, if name.is_empty() { "the user's shell" } else { name }, &ended);
+    match exec::exit_code(&ended, was_stopped) {
         0 => Ok(()),
         code => Err(Failure::Silent(code)),
     }
 }
 
-fn program(options: &Shell, is_terminal: bool) -> Program {
-    if !is_terminal {
-        let shell = options.shell.clone().unwrap_or_else(|| "/bin/sh".to_owned());
-        return Program { path: shell, ..Program::default() };
+/// Runs a program with this side's terminal, or with what stands in its place.
+pub fn on_terminal(
+    agent: &mut AnyAgent,
+    program: &Program,
+    options: &RunOptions,
+    has_input: bool,
+) -> Result<(qga_client::Ended, bool)> {
+    let interrupts = Interrupts::watch()?;
+    agent.give_up_when(Interrupts::are_impatient);
+    let is_raw = program.terminal.is_some() && has_input && io::stdin().is_terminal();
+    let raw = is_raw.then(Raw::begin).transpose().map_err(|error| Failure::host("set the terminal up", &error))?;
+    let input = has_input.then(|| standard_input(if is_raw { look_for_escape } else { |bytes: &[u8]| bytes.len() }));
+    let has_terminal = program.terminal.is_some();
+    let mut console = Shelled { input, interrupts: Watcher::new(interrupts), has_terminal };
+    let ended = agent.run_live(program, options, &mut console);
+    let was_stopped = console.interrupts.was_stopped();
+    drop(raw);
+    if Interrupts::has_left() {
+        // The line that the program was on.
+        let _ = writeln!(io::stderr());
     }
-    let size = tcgetwinsize(io::stdout()).ok();
-    let (rows, columns) = size.filter(|size| size.ws_row > 0).map_or((24, 80), |size| (size.ws_row, size.ws_col));
-    let terminal = std::env::var("TERM").unwrap_or_else(|_| "xterm".to_owned());
-    let shell = options.shell.clone().unwrap_or_default();
-    let words = ["-c", ON_A_TERMINAL, "qga", &rows.to_string(), &columns.to_string(), &shell, &terminal];
-    Program { path: "/bin/sh".to_owned(), arguments: words.map(str::to_owned).into(), ..Program::default() }
+    Ok((ended?, was_stopped))
+}
+
+/// How many of the bytes are the guest's.
+fn look_for_escape(bytes: &[u8]) -> usize {
+    let Some(place) = bytes.iter().position(|&byte| byte == ESCAPE) else { return bytes.len() };
+    Interrupts::leave();
+    place
+}
+
+fn program(options: &Shell) -> Program {
+    let account = Account { name: options.user.clone().unwrap_or_default(), login: true, ..Account::default() };
+    let account = Some(account);
+    match &options.shell {
+        None => Program { account, ..Program::default() },
+        Some(line) if line.contains(char::is_whitespace) => {
+            let arguments = ["-c".to_owned(), format!("exec {line}")].into();
+            Program { path: "/bin/sh".to_owned(), arguments, account, ..Program::default() }
+        }
+        Some(shell) => Program { path: shell.clone(), account, ..Program::default() },
+    }
+}
+
+/// A terminal like this one.
+pub fn terminal() -> Terminal {
+    let (rows, columns) = window().unwrap_or((24, 80));
+    let kind = std::env::var("TERM").ok().filter(|kind| !kind.is_empty()).unwrap_or_else(|| "xterm".to_owned());
+    Terminal { rows, columns, kind }
+}
+
+fn window() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(io::stdout()).or_else(|_| tcgetwinsize(io::stdin())).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
 struct Shelled {
-    input: Receiver<io::Result<Vec<u8>>>,
+    input: Option<Receiver<io::Result<Vec<u8>>>>,
     interrupts: Watcher,
-    is_terminal: bool,
-    has_escaped: bool,
+    has_terminal: bool,
 }
 
 impl Console for Shelled {
@@ -90,41 +133,23 @@ impl Console for Shelled {
     }
 
     fn input(&mut self) -> io::Result<Input> {
-        let input = next_input(Some(&self.input))?;
-        if let Input::Bytes(bytes) = &input
-            && self.is_terminal
-            && bytes.contains(&ESCAPE)
-        {
-            self.has_escaped = true;
+        // A terminal that nobody types on is not at its end.
+        if self.input.is_none() && self.has_terminal {
             return Ok(Input::NotYet);
         }
-        Ok(input)
+        next_input(self.input.as_ref())
+    }
+
+    fn window(&mut self) -> Option<(u16, u16)> {
+        self.has_terminal.then(window).flatten()
     }
 
     fn wish(&mut self) -> Wish {
-        // A shell with a terminal does not end for a TERM.
-        if self.has_escaped { Wish::Kill } else { self.interrupts.wish() }
-    }
-}
-
-/// The terminal in raw mode: every key goes to the guest.
-struct Raw {
-    before: Termios,
-}
-
-impl Raw {
-    fn begin() -> io::Result<Self> {
-        let before = tcgetattr(io::stdin())?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        // There is nothing left to do if even this fails.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
+        match self.interrupts.wish() {
+            _ if Interrupts::has_left() => Wish::Kill,
+            // A shell on a terminal does not end for a TERM.
+            Wish::Terminate if self.has_terminal => Wish::Kill,
+            wish => wish,
+        }
     }
 }

@@ -28,7 +28,7 @@ fn agent() -> (Agent, Voice, UnixStream) {
     let (theirs, ours) = UnixStream::pair().unwrap();
     let voice = Outlet::new(Arc::new(Link::from(theirs))).voice();
     let settings = freezer::Settings::of_recorded(frozen_marker(directory.path()));
-    let freezer = Freezer::new(settings, &Root::at(directory.path())).unwrap();
+    let freezer = Freezer::new(settings, &Root::at(directory.path()));
     (Agent::new(Policy::default(), state, Programs::default(), freezer), voice, ours)
 }
 

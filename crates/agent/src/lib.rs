@@ -179,8 +179,8 @@ fn let_go() {
 /// Serves one client of a machine that is recorded below a directory, until the client hangs up.
 pub fn serve_recorded(root: Root, state_directory: &Path, client: UnixStream) -> std::io::Result<()> {
     let state = State::open(state_directory).map_err(|failure| std::io::Error::other(failure.text))?;
-    let freezer = Freezer::new(freezer::Settings::of_recorded(state::frozen_marker(state_directory)), &root)
-        .map_err(|failure| std::io::Error::other(failure.text))?;
+    let settings = freezer::Settings::of_recorded(state::frozen_marker(state_directory));
+    let freezer = Freezer::new(settings, &root);
     let agent = Agent { root, ..Agent::new(Policy::default(), state, Programs::default(), freezer) };
     session::serve(&Arc::new(agent), &Outlet::new(Arc::new(Link::from(client))), &[])
 }
@@ -199,7 +199,7 @@ fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Ag
     let supervisor = Supervisor::new(&programs).map_err(|error| Failure::of("cannot take over the signals", &error))?;
     let channel = open_channel(configuration)?;
     // After the channel: an agent that cannot serve must not take a freeze over.
-    let freezer = Freezer::new(freeze_settings(configuration), &Root::host())?;
+    let freezer = Freezer::new(freeze_settings(configuration), &Root::host());
     if freezer.is_frozen() {
         log::tell_at_once(format!(
             "'{}' says that an earlier agent has left file systems frozen: only what a frozen machine can do is answered \

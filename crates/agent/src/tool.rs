@@ -20,6 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::children;
+use crate::commands::fsfreeze::record::Record;
 use crate::environment;
 use crate::keeper;
 use crate::programs::Exit;
@@ -92,13 +93,14 @@ impl Tool {
 
     /// Runs it with arguments and with `input` on its standard input, and waits until it has ended.
     pub fn run(&self, arguments: &[&str], input: &[u8], patience: Duration) -> io::Result<Ended> {
-        self.run_unless(&|| false, arguments, input, patience)
+        self.run_unless(&|| false, None, arguments, input, patience)
     }
 
-    /// As [`run`](Self::run), but kills it as soon as it is `cancelled`.
+    /// As [`run`](Self::run), but kills it as soon as it is `cancelled`, and notes in a record that it was started.
     pub fn run_unless(
         &self,
         cancelled: &dyn Fn() -> bool,
+        record: Option<&Record>,
         arguments: &[&str],
         input: &[u8],
         patience: Duration,
@@ -123,7 +125,8 @@ impl Tool {
         let file = text(self.file.as_os_str())?;
         let streams = [stdin.as_fd(), theirs.as_fd(), theirs.as_fd()];
         let start = |file: &CStr, arguments: &[CString]| {
-            qga_sys::spawn::Program { file, arguments, environment: &environment, streams }.start()
+            let program = qga_sys::spawn::Program { file, arguments, environment: &environment, streams };
+            record.map_or_else(|| program.start(), |record| record.start(&program))
         };
         let pid = match start(&file, &arguments) {
             Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {

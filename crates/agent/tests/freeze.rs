@@ -4,7 +4,7 @@
 #[path = "freeze/stage.rs"]
 mod stage;
 
-use self::stage::{Stage, guardians, in_namespace, shell, succeeds};
+use self::stage::{Agent, Stage, guardians, in_namespace, shell, succeeds, wait_until};
 use serde_json::json;
 
 #[test]
@@ -35,5 +35,198 @@ fn what_is_frozen_can_be_unmounted_and_is_thawed_all_the_same() {
         assert_eq!(agent.thaw(), json!({"return": 2}));
         shell(&again);
         stage.expect_writes("a");
+    });
+}
+
+/// A hook that notes what it is told, and when it has done it, and takes as long as the file `pace` says.
+const HOOK: &str = "
+at=$(dirname \"$0\")/..
+echo \"begin $1\" >> $at/said
+sleep \"$(cat $at/pace-$1 2> /dev/null || echo 0)\"
+echo \"end $1\" >> $at/said";
+
+fn kill_while(stage: &Stage, agent: Agent, line: &str) {
+    wait_until(line, || stage.lines("said").last().is_some_and(|last| last == line));
+    agent.end("KILL");
+}
+
+#[test]
+fn a_guardian_of_an_earlier_freeze_does_not_end_the_next_one() {
+    in_namespace("a_guardian_of_an_earlier_freeze_does_not_end_the_next_one", || {
+        let stage = Stage::new("");
+        stage.hook("10-hook", HOOK);
+        let agent = stage.start("agent");
+        assert_eq!(agent.ask(&stage.freeze_request(&["a"])), json!({"return": 1}));
+        std::fs::write(stage.path("pace-thaw"), "2").unwrap();
+        let mut host = agent.connect();
+        host.send(&json!({"execute": "guest-fsfreeze-thaw"}));
+        kill_while(&stage, agent, "begin thaw");
+        // It was let go before the hooks were called, or has ended by itself when its agent was gone.
+        let agent = stage.start("agent");
+        wait_until("no guardian is left", || guardians().is_empty());
+        // The hook that still runs is waited for, and not called again.
+        wait_until("the hook has had its thaw", || agent.ask(&stage.freeze_request(&["a"])) == json!({"return": 1}));
+        assert_eq!(
+            stage.lines("said"),
+            ["begin freeze", "end freeze", "begin thaw", "end thaw", "begin freeze", "end freeze"]
+        );
+        assert_eq!((agent.status(), guardians().len()), (json!("frozen"), 1));
+        assert!(!stage.takes_writes("a"));
+        assert_eq!(agent.thaw(), json!({"return": 1}));
+        stage.expect_writes("a");
+    });
+}
+
+#[test]
+fn without_room_for_its_state_file_a_freeze_is_refused() {
+    in_namespace("without_room_for_its_state_file_a_freeze_is_refused", || {
+        let stage = Stage::new("");
+        stage.hook("10-hook", HOOK);
+        let agent = stage.start("agent");
+        let fill = format!("dd if=/dev/zero of='{}' bs=1k 2> /dev/null || true", stage.path("state/full").display());
+        shell(&fill);
+        let refused = agent.ask(&stage.freeze_request(&["a"]));
+        let text = refused["error"]["desc"].as_str().unwrap_or_default().to_owned();
+        assert!(text.starts_with("nothing was frozen: the state file") && text.contains("No space left"), "{refused}");
+        assert_eq!(agent.status(), "thawed");
+        stage.expect_writes("a");
+        assert_eq!(stage.lines("said"), [""; 0], "a hook was called for a freeze that was refused before");
+        let left = shell(&format!("ls '{}'", stage.path("state").display()));
+        assert!(!left.contains("isfrozen"), "{left}");
+        std::fs::remove_file(stage.path("state/full")).unwrap();
+
+        // It becomes full while frozen: the thaw needs no room, and neither does the next agent.
+        assert_eq!(agent.ask(&stage.freeze_request(&["a"])), json!({"return": 1}));
+        shell(&fill);
+        agent.end("KILL");
+        let agent = stage.start("agent");
+        assert_eq!(agent.status(), "frozen");
+        assert_eq!(agent.thaw(), json!({"return": 1}));
+        stage.expect_writes("a");
+        assert_eq!(stage.lines("said"), ["begin freeze", "end freeze", "begin thaw", "end thaw"]);
+    });
+}
+
+#[test]
+fn a_freeze_whose_state_file_was_removed_is_known_by_its_guardian() {
+    in_namespace("a_freeze_whose_state_file_was_removed_is_known_by_its_guardian", || {
+        let stage = Stage::new("");
+        let agent = stage.start("agent");
+        assert_eq!(agent.ask(&stage.freeze_request(&["a", "b"])), json!({"return": 2}));
+        std::fs::remove_file(stage.path("state/qga.state.isfrozen")).unwrap();
+        agent.end("KILL");
+        let agent = stage.start("agent");
+        assert_eq!(agent.status(), "frozen");
+        assert_eq!(agent.thaw(), json!({"return": 2}));
+        stage.expect_writes("a");
+        stage.expect_writes("b");
+    });
+}
+
+#[test]
+fn a_hook_at_work_when_its_agent_is_killed_is_waited_for_before_its_thaw() {
+    in_namespace("a_hook_at_work_when_its_agent_is_killed_is_waited_for_before_its_thaw", || {
+        let stage = Stage::new("");
+        stage.hook("10-hook", HOOK);
+        std::fs::write(stage.path("pace-freeze"), "2").unwrap();
+        let agent = stage.start("agent");
+        let mut host = agent.connect();
+        host.send(&stage.freeze_request(&["a"]));
+        kill_while(&stage, agent, "begin freeze");
+        let agent = stage.start("agent");
+        assert_eq!(agent.status(), "thawed");
+        // No freeze begins before.
+        let refused = agent.ask(&stage.freeze_request(&["a"]));
+        assert!(refused["error"].is_object() || stage.lines("said").contains(&"end thaw".to_owned()), "{refused}");
+        wait_until("the thaw has come", || stage.lines("said").iter().any(|line| line == "end thaw"));
+        assert_eq!(stage.lines("said")[..4], ["begin freeze", "end freeze", "begin thaw", "end thaw"]);
+    });
+}
+
+#[test]
+fn a_hook_that_hangs_when_its_agent_is_killed_is_ended_before_its_thaw() {
+    in_namespace("a_hook_that_hangs_when_its_agent_is_killed_is_ended_before_its_thaw", || {
+        let stage = Stage::new("fsfreeze-hook-timeout=2");
+        stage.hook("10-hook", HOOK);
+        std::fs::write(stage.path("pace-freeze"), "1000").unwrap();
+        let agent = stage.start("agent");
+        let mut host = agent.connect();
+        host.send(&stage.freeze_request(&["a"]));
+        kill_while(&stage, agent, "begin freeze");
+        let _agent = stage.start("agent");
+        wait_until("the thaw has come", || stage.lines("said").iter().any(|line| line == "end thaw"));
+        assert_eq!(stage.lines("said"), ["begin freeze", "begin thaw", "end thaw"]);
+    });
+}
+
+#[test]
+fn a_second_agent_by_the_same_state_directory_serves_and_freezes_nothing() {
+    in_namespace("a_second_agent_by_the_same_state_directory_serves_and_freezes_nothing", || {
+        let stage = Stage::new("");
+        stage.hook("10-hook", HOOK);
+        let first = stage.start("first");
+        let second = stage.start("second");
+        // A thaw of nothing is no error, and none of its business.
+        assert_eq!(second.thaw(), json!({"return": 0}));
+        assert_eq!(stage.lines("said"), [""; 0]);
+        assert!(second.call("guest-get-host-name")["return"].is_object());
+        let is_refused = |reply: serde_json::Value| {
+            let text = reply["error"]["desc"].as_str().unwrap_or_default().to_owned();
+            assert!(text.starts_with(&format!("another agent, process {}, freezes", first.pid())), "{reply}");
+        };
+        is_refused(second.ask(&stage.freeze_request(&["b"])));
+        assert_eq!(first.ask(&stage.freeze_request(&["a"])), json!({"return": 1}));
+        assert_eq!((first.status(), second.status()), (json!("frozen"), json!("frozen")));
+        is_refused(second.thaw());
+        is_refused(second.ask(&stage.freeze_request(&["b"])));
+        // One that is started meanwhile serves too.
+        let third = stage.start("third");
+        assert!(third.call("guest-get-host-name")["return"].is_object());
+        assert!(!stage.takes_writes("a"));
+        // When the first one is gone, the freeze is the second one's.
+        first.end("KILL");
+        assert_eq!(second.thaw(), json!({"return": 1}));
+        assert_eq!(second.status(), "thawed");
+        stage.expect_writes("a");
+        assert_eq!(stage.lines("said"), ["begin freeze", "end freeze", "begin thaw", "end thaw"]);
+    });
+}
+
+#[test]
+fn what_neither_agent_nor_guardian_has_survived_is_told_as_it_is() {
+    in_namespace("what_neither_agent_nor_guardian_has_survived_is_told_as_it_is", || {
+        let stage = Stage::new("");
+        stage.hook("10-hook", HOOK);
+        for is_thawed in [false, true] {
+            let agent = stage.start("agent");
+            assert_eq!(agent.ask(&stage.freeze_request(&["a", "b"])), json!({"return": 2}));
+            for pid in guardians() {
+                shell(&format!("kill -9 {pid}"));
+            }
+            agent.end("KILL");
+            if is_thawed {
+                shell(&format!(
+                    "fsfreeze -u '{}'; fsfreeze -u '{}'",
+                    stage.path("a").display(),
+                    stage.path("b").display()
+                ));
+            }
+            let agent = stage.start("agent");
+            if is_thawed {
+                // The kernel is asked: what the state file says is not so any more.
+                assert_eq!(agent.status(), "thawed");
+                let told = agent.thaw();
+                assert!(told["error"]["desc"].as_str().unwrap_or_default().contains("the agent was killed"), "{told}");
+            } else {
+                assert_eq!(agent.status(), "frozen");
+                assert_eq!(agent.thaw(), json!({"return": 2}));
+            }
+            stage.expect_writes("a");
+            stage.expect_writes("b");
+            agent.end("TERM");
+        }
+        let said = stage.lines("said");
+        assert_eq!(said.iter().filter(|line| *line == "begin freeze").count(), 2);
+        assert_eq!(said.iter().filter(|line| *line == "begin thaw").count(), 2, "{said:?}");
     });
 }

@@ -86,6 +86,15 @@ pub struct Program<'a> {
     pub streams: [BorrowedFd<'a>; 3],
 }
 
+/// What tells later that a program was started, and whether it still runs, to somebody who knows no process id.
+#[derive(Debug)]
+pub struct Mark<'a> {
+    /// A file that the new process empties, before it executes the program.
+    pub emptied: &'a CStr,
+    /// A descriptor that the program has open as its fourth. It must be above 2 in this process.
+    pub inherited: BorrowedFd<'a>,
+}
+
 impl Program<'_> {
     /// Starts it in a session of its own, with every signal at its default and none blocked. Returns its process id.
     ///
@@ -93,8 +102,20 @@ impl Program<'_> {
     /// What execve(2) reports, or what the system lacks for a new process. `ETXTBSY` only if somebody else than a start
     /// under way has the file open for writing.
     pub fn start(&self) -> io::Result<i32> {
+        self.start_with(None)
+    }
+
+    /// As [`start`](Self::start); the program leaves a mark that it was started, and inherits a descriptor.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and what opening the mark reports.
+    pub fn start_marked(&self, mark: &Mark<'_>) -> io::Result<i32> {
+        self.start_with(Some(mark))
+    }
+
+    fn start_with(&self, mark: Option<&Mark<'_>>) -> io::Result<i32> {
         let begun = Instant::now();
-        let mut result = self.start_once();
+        let mut result = self.start_once(mark);
         let is_busy =
             |result: &io::Result<i32>| result.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY));
         if is_busy(&result) {
@@ -102,7 +123,7 @@ impl Program<'_> {
             let number = UNDER_WAY.next();
             loop {
                 let have_returned = UNDER_WAY.wait_for_those_before(number);
-                result = self.start_once();
+                result = self.start_once(mark);
                 if !is_busy(&result) || have_returned || begun.elapsed() > BUSY_PATIENCE {
                     break;
                 }
@@ -111,11 +132,11 @@ impl Program<'_> {
         result
     }
 
-    fn start_once(&self) -> io::Result<i32> {
+    fn start_once(&self, mark: Option<&Mark<'_>>) -> io::Result<i32> {
         let _start = UNDER_WAY.begin();
         let arguments = pointers(self.arguments);
         let environment = pointers(self.environment);
-        let actions = Actions::new(&self.streams)?;
+        let actions = Actions::new(&self.streams, mark)?;
         let attributes = Attributes::new()?;
         let mut pid: libc::pid_t = 0;
         // SAFETY: the pointers lead to NUL-terminated strings and NULL-terminated arrays of them that live until the
@@ -149,19 +170,36 @@ const FIRST_OTHER: libc::c_int = 3;
 struct Actions(libc::posix_spawn_file_actions_t);
 
 impl Actions {
-    fn new(streams: &[BorrowedFd<'_>; 3]) -> io::Result<Self> {
+    fn new(streams: &[BorrowedFd<'_>; 3], mark: Option<&Mark<'_>>) -> io::Result<Self> {
         let mut actions = MaybeUninit::uninit();
         // SAFETY: the pointer leads to memory of the right type, which the call initialises.
         check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
         // SAFETY: initialised above. From here on `Drop` destroys it.
         let mut actions = Self(unsafe { actions.assume_init() });
+        if let Some(mark) = mark {
+            // On the number of standard input, which takes its place afterwards.
+            let flags = libc::O_WRONLY | libc::O_TRUNC | libc::O_NOFOLLOW;
+            // SAFETY: the actions are initialised; the path is NUL-terminated, and the call copies it.
+            check(unsafe {
+                libc::posix_spawn_file_actions_addopen(&raw mut actions.0, 0, mark.emptied.as_ptr(), flags, 0)
+            })?;
+        }
         for (number, stream) in (0..).zip(streams) {
             // SAFETY: the actions are initialised; the descriptors are plain numbers here.
             check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, stream.as_raw_fd(), number) })?;
         }
+        let mut first_other = FIRST_OTHER;
+        if let Some(mark) = mark {
+            // SAFETY: the actions are initialised; the descriptors are plain numbers here. Onto itself it makes the
+            // descriptor one that execve(2) leaves open, as onto another number.
+            check(unsafe {
+                libc::posix_spawn_file_actions_adddup2(&raw mut actions.0, mark.inherited.as_raw_fd(), first_other)
+            })?;
+            first_other += 1;
+        }
         // All of them are closed by execve(2) anyway, but that comes after what can take long in it.
         // SAFETY: the actions are initialised.
-        check(unsafe { libc::posix_spawn_file_actions_addclosefrom_np(&raw mut actions.0, FIRST_OTHER) })?;
+        check(unsafe { libc::posix_spawn_file_actions_addclosefrom_np(&raw mut actions.0, first_other) })?;
         Ok(actions)
     }
 }

@@ -1,16 +1,21 @@
 //! One freeze at work, step by step. Dropped before its end, it undoes what it has done.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::freezer::{Freezer, Hold};
+use super::inheritance::new_id;
+use super::journal::Journal;
 use super::linux::choice::{self, Choice};
 use super::linux::guardian::{Deadline, Guardian};
 use super::linux::holding::{self, Freeze};
-use super::linux::opening::{self, Found, ROUNDS_MAX};
-use super::linux::{marker, meeting, thawed_early};
+use super::linux::marker::{self, Marker};
+use super::linux::opening::{self, Found, Opened, ROUNDS_MAX};
+use super::linux::{meeting, record, thawed_early};
+use super::machine::{FREEZE, FreezeStep, HookState, Phase};
 use crate::error::{Error, cause_text};
 use crate::linux::mounts;
 use crate::log::audit;
@@ -69,36 +74,55 @@ impl<'a> Attempt<'a> {
             log::warn!("freeze: {}: left out: something else is mounted over it", path.display());
         }
         opening::write_out(&opened, ROUNDS_MAX, &watch)?;
+        let planned = settings.hooks.planned(self.root);
         self.hold.frozen_at = marker::now();
         self.hold.deadline = settings.timeout.map(|timeout| self.hold.frozen_at + timeout);
-        let planned = settings.hooks.planned(self.root);
-        if !planned.is_empty() {
-            // Whoever comes after an agent that is killed meanwhile calls them for the thaw.
-            self.write_marker(&[], planned);
+        if opened.is_empty() && planned.is_empty() {
+            return settings.hooks.freeze(self.root, &self.hold.journal, &|| false).1;
         }
-        let (ran, told) = settings.hooks.freeze(self.root, &|| watch().is_err());
-        self.hold.ran = ran;
-        told?;
-        if !self.hold.ran.paths().is_empty() {
-            // They have written out what they had in memory.
-            opening::write_out(&opened, 1, &watch)?;
+        for step in FREEZE {
+            match step {
+                FreezeStep::WriteMarker => self.write_marker(&opened, planned.clone())?,
+                FreezeStep::CallHooks => {
+                    let (ran, told) = settings.hooks.freeze(self.root, &self.hold.journal, &|| watch().is_err());
+                    self.hold.ran = ran;
+                    told?;
+                    if !self.hold.ran.paths().is_empty() {
+                        // They have written out what they had in memory.
+                        opening::write_out(&opened, 1, &watch)?;
+                    }
+                    if opened.is_empty() {
+                        return Ok(());
+                    }
+                }
+                FreezeStep::StartGuardian => self.start_guardian(&opened)?,
+                FreezeStep::MarkFrozen => {
+                    self.hold.journal.set_phase(Phase::Frozen)?;
+                    // What was told of an earlier freeze is of no interest to a host that has begun another one.
+                    let _ = std::fs::remove_file(thawed_early(&settings.marker));
+                }
+                FreezeStep::Freeze => {
+                    freezer.close();
+                    let Freeze { frozen, late, outcome } = holding::freeze(&opened, &watch);
+                    self.hold.frozen = frozen;
+                    self.hold.late = late;
+                    outcome?;
+                }
+                // By the freezer, once it is known that somebody still waits for the freeze.
+                FreezeStep::Confirm => {}
+            }
         }
-        if opened.is_empty() {
-            return Ok(());
-        }
-        self.hold.opened.clone_from(&opened);
+        Ok(())
+    }
+
+    fn start_guardian(&mut self, opened: &[Opened]) -> Result<(), Error> {
+        let marker = &self.freezer.settings.marker;
+        self.hold.opened = opened.to_vec();
         let at_work = Deadline::AtWork(marker::now() + WORK_PATIENCE);
-        let guardian = Guardian::start(&opened, at_work, &settings.marker, Some(&meeting(&settings.marker)));
+        let guardian = Guardian::start(&self.hold.id, opened, at_work, marker, Some(&meeting(marker)));
         let guardian = guardian.map_err(|error| Error::io("failed to start the guardian of the freeze", &error))?;
         self.hold.guardian = Some(guardian);
-        self.write_marker(&opened, self.hold.ran.paths().to_vec());
-        // What was told of an earlier freeze is of no interest to a host that has begun another one.
-        let _ = std::fs::remove_file(thawed_early(&settings.marker));
-        freezer.close();
-        let Freeze { frozen, late, outcome } = holding::freeze(&opened, &watch);
-        self.hold.frozen = frozen;
-        self.hold.late = late;
-        outcome
+        Ok(())
     }
 
     /// Everything is frozen: from here on it is the freezer's.
@@ -107,14 +131,31 @@ impl<'a> Attempt<'a> {
         std::mem::take(&mut self.hold)
     }
 
-    fn write_marker(&mut self, opened: &[opening::Opened], hooks: Vec<std::path::PathBuf>) {
-        let mounts = opened.iter().map(|opened| (opened.device, opened.name.clone())).collect();
-        let marker = self.freezer.marker_of(self.hold.frozen_at, self.hold.deadline, mounts, hooks);
-        let path = &self.freezer.settings.marker;
-        self.hold.has_marker = true;
-        if let Err(error) = marker.write(path) {
-            log::warn!("cannot write '{}': {}", path.display(), cause_text(&error));
-        }
+    /// Writes the state file. Without it nobody would know of the freeze after this agent was killed.
+    fn write_marker(&mut self, opened: &[Opened], planned: Vec<PathBuf>) -> Result<(), Error> {
+        let settings = &self.freezer.settings;
+        self.hold.id = new_id();
+        let marker = Marker {
+            boot_id: marker::boot_id(&Root::host()),
+            id: self.hold.id.clone(),
+            phase: Phase::Hooks,
+            frozen_at: self.hold.frozen_at,
+            deadline: self.hold.deadline,
+            mounts: opened.iter().map(|opened| (opened.device, opened.name.clone())).collect(),
+            hooks: planned.into_iter().map(|hook| (hook, HookState::Planned)).collect(),
+            script: settings.hooks.script().map(PathBuf::from),
+            hook_patience: settings.hooks.patience_each(),
+        };
+        let file = marker.create(&settings.marker).map_err(|error| {
+            Error::new(format!(
+                "nothing was frozen: the state file '{}' cannot be written: {}. Without it nobody would know of the freeze \
+                 if this agent was killed (make room there, or name another state directory with -t)",
+                settings.marker.display(),
+                cause_text(&error)
+            ))
+        })?;
+        self.hold.journal = Arc::new(Journal::of(&marker, file, record(&settings.marker)));
+        Ok(())
     }
 }
 
@@ -123,7 +164,7 @@ impl Drop for Attempt<'_> {
         if self.is_done {
             return;
         }
-        if let Err(error) = self.freezer.undo(self.root, std::mem::take(&mut self.hold), None) {
+        if let Err(error) = self.freezer.undo(self.root, std::mem::take(&mut self.hold), Phase::Thawed) {
             log::warn!("thaw after a freeze that was given up: {}", error.desc);
         }
     }

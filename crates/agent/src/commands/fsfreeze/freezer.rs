@@ -15,14 +15,16 @@ use rustix::mm::MlockAllFlags;
 
 use super::attempt::{Attempt, still_wanted};
 use super::hooks::{Hooks, Ran};
-use super::inheritance::{all_opened, run_left_hooks};
+use super::inheritance::{Inherited, all_opened, early_text, finish_hooks, inherit};
+use super::journal::{Journal, mark_ended};
 use super::linux::guardian::Guardian;
-use super::linux::marker::{self, Found, Marker};
+use super::linux::holding::Thawed;
+use super::linux::marker::{self, Found};
 use super::linux::opening::{self, Opened};
-use super::linux::{holding, meeting, thawed_early};
-use crate::config::Failure;
+use super::linux::{self, holding, meeting, thawed_early};
+use super::machine::{self, THAW, ThawStep, Why};
+use super::ownership::Ownership;
 use crate::error::{Error, cause_text};
-use crate::linux::mounts;
 use crate::log::audit;
 use crate::root::Root;
 
@@ -64,6 +66,8 @@ pub struct Freezer {
     is_ending: AtomicBool,
     /// What could not be thawed and is tried again, or may become frozen yet; and which of both.
     stubborn: Arc<Mutex<Vec<(PathBuf, &'static str)>>>,
+    /// None while the state directory is another agent's.
+    ownership: Mutex<Option<Ownership>>,
 }
 
 struct State {
@@ -79,7 +83,7 @@ struct State {
 enum Phase {
     Thawed,
     Freezing,
-    Frozen(Hold),
+    Frozen(Box<Hold>),
     Thawing,
 }
 
@@ -93,8 +97,10 @@ pub(super) struct Hold {
     pub opened: Vec<Opened>,
     pub guardian: Option<Guardian>,
     pub ran: Ran,
-    /// Whether the state file is ours.
-    pub has_marker: bool,
+    /// The freeze's identity.
+    pub id: String,
+    /// The state file.
+    pub journal: Arc<Journal>,
     pub frozen_at: Duration,
     pub deadline: Option<Duration>,
     /// Frozen by an agent that has not told what: all file systems are to be thawed, as often as it takes.
@@ -102,63 +108,97 @@ pub(super) struct Hold {
 }
 
 impl Freezer {
-    /// With what an earlier agent of this boot has left frozen. An error if that agent is still there.
-    pub fn new(settings: Settings, root: &Root) -> Result<Arc<Self>, Failure> {
-        let phase = match marker::look(root, &settings.marker) {
-            Found::Nothing => Phase::Thawed,
-            Found::Stale => {
-                log::warn!(
-                    "'{}' is from before the last start of the machine, nothing is frozen any more: it was removed",
-                    settings.marker.display()
-                );
-                let _ = std::fs::remove_file(&settings.marker);
-                Phase::Thawed
-            }
-            Found::Unknown => Phase::Frozen(Hold {
-                frozen_at: marker::now(),
-                deadline: settings.timeout.map(|timeout| marker::now() + timeout),
-                has_marker: true,
-                is_unknown: true,
-                ..Hold::default()
-            }),
-            Found::Ours(marker) if marker.mounts.is_empty() => {
-                // Killed while hooks were at work: nothing is frozen, but they wait.
-                run_left_hooks(&settings.marker, marker, None);
-                Phase::Thawed
-            }
-            Found::Ours(marker) => Phase::Frozen(Hold::resumed(root, &settings, &marker)?),
-        };
-        let early = thawed_early(&settings.marker);
-        let ended_early = match marker::look(root, &early) {
-            Found::Ours(marker) => {
-                let text = early_text(marker.frozen_at, marker.reason.as_deref().unwrap_or("the agent was killed"));
-                if !marker.hooks.is_empty() {
-                    let told = Marker { hooks: Vec::new(), ..marker.clone() };
-                    run_left_hooks(&early, marker, Some(told));
-                }
-                Some(text)
-            }
-            Found::Stale => {
-                let _ = std::fs::remove_file(&early);
-                None
-            }
-            Found::Nothing | Found::Unknown => None,
-        };
-        let is_frozen = matches!(phase, Phase::Frozen(_));
-        let state = State { phase, thaw_wished_at: None, ended_early, generation: 1 };
+    /// With what an earlier agent of this boot has left, if the state directory is this agent's. If it is another one's,
+    /// this agent serves all the same, and freezes nothing.
+    pub fn new(settings: Settings, root: &Root) -> Arc<Self> {
+        let state = State { phase: Phase::Thawed, thaw_wished_at: None, ended_early: None, generation: 1 };
         let freezer = Arc::new(Self {
             settings,
             state: Mutex::new(state),
             changed: Condvar::new(),
-            is_frozen: AtomicBool::new(is_frozen),
+            is_frozen: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             stubborn: Arc::default(),
+            ownership: Mutex::new(None),
         });
-        if is_frozen {
-            freezer.close();
-            freezer.watch_deadline(root, 1);
+        if let Err(error) = freezer.own(root) {
+            log::warn!("guest-fsfreeze-freeze will be refused: {}", error.desc);
         }
-        Ok(freezer)
+        freezer
+    }
+
+    /// Makes sure that the state directory is this agent's; takes over what is left there when it becomes so.
+    fn own(self: &Arc<Self>, root: &Root) -> Result<(), Error> {
+        let lock_file = linux::ownership(&self.settings.marker);
+        let mut ownership = lock(&self.ownership);
+        if ownership.is_some() {
+            return Ok(());
+        }
+        *ownership =
+            Some(Ownership::take(&lock_file, &self.settings.marker).map_err(|refused| refused.error(&lock_file))?);
+        let Inherited { hold, ends_now, told, left } = inherit(root, &self.settings);
+        let mut state = self.lock();
+        state.ended_early = told;
+        let generation = state.generation;
+        match (hold, ends_now) {
+            (Some(hold), None) => {
+                state.phase = Phase::Frozen(Box::new(hold));
+                drop(state);
+                self.close();
+                self.watch_deadline(root, generation);
+                return Ok(());
+            }
+            (Some(hold), Some(how)) => {
+                state.phase = Phase::Thawing;
+                drop(state);
+                if let Err(error) = self.undo(root, hold, how) {
+                    log::warn!("thaw: {}", error.desc);
+                }
+            }
+            (None, _) if !left.is_empty() => {
+                // Nothing is frozen, and no freeze begins before the hooks have had their `thaw`.
+                state.phase = Phase::Thawing;
+                drop(state);
+                let freezer = Arc::clone(self);
+                let started = opening::start_thread(move || {
+                    freezer.finish(&left);
+                });
+                if let Err(error) = started {
+                    log::warn!("hooks wait for their thaw: {}", error.desc);
+                    self.lock().phase = Phase::Thawed;
+                }
+            }
+            (None, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Calls the hooks that were left by agents before this one.
+    fn finish(&self, left: &[(PathBuf, bool)]) {
+        /// Whatever happens, freezes go on afterwards.
+        struct Thawed<'a>(&'a Freezer);
+        impl Drop for Thawed<'_> {
+            fn drop(&mut self) {
+                self.0.lock().phase = Phase::Thawed;
+                self.0.changed.notify_all();
+            }
+        }
+        let _thawed = Thawed(self);
+        for (state_file, is_removed) in left {
+            finish_hooks(&self.settings.marker, state_file, *is_removed);
+        }
+    }
+
+    /// Whether another agent holds file systems frozen by the state directory: looked up, as it says nothing to this one.
+    pub fn is_frozen_by_other(&self, root: &Root) -> bool {
+        if lock(&self.ownership).is_some() {
+            return false;
+        }
+        match marker::look(root, &self.settings.marker) {
+            Found::Ours(marker) => marker.phase == machine::Phase::Frozen,
+            Found::Unknown => true,
+            Found::Nothing | Found::Stale => false,
+        }
     }
 
     /// Whether the agent holds file systems frozen.
@@ -168,7 +208,9 @@ impl Freezer {
 
     /// The agent serves its host: one that has taken over a freeze is there to stay.
     pub fn settle(&self) {
-        if let Phase::Frozen(Hold { guardian: Some(guardian), .. }) = &self.lock().phase {
+        if let Phase::Frozen(hold) = &self.lock().phase
+            && let Some(guardian) = &hold.guardian
+        {
             guardian.settle();
         }
     }
@@ -194,7 +236,8 @@ impl Freezer {
         if !root.is_host() {
             return Err(Error::new("a recorded machine cannot be frozen"));
         }
-        let generation = self.begin_freeze(root)?;
+        self.own(root)?;
+        let generation = self.begin_freeze()?;
         // Whatever happens from here on, an error or a panic: dropping it undoes all.
         let mut attempt = Attempt::new(self, root, is_wanted);
         attempt.run(names)?;
@@ -216,7 +259,7 @@ impl Freezer {
         if let Some(guardian) = &hold.guardian {
             guardian.confirm(&hold.opened, &hold.frozen, hold.deadline);
         }
-        state.phase = Phase::Frozen(hold);
+        state.phase = Phase::Frozen(Box::new(hold));
         state.ended_early = None;
         drop(state);
         self.changed.notify_all();
@@ -224,19 +267,13 @@ impl Freezer {
         Ok(count as i64)
     }
 
-    fn begin_freeze(&self, root: &Root) -> Result<u64, Error> {
+    fn begin_freeze(&self) -> Result<u64, Error> {
         self.refuse_stubborn()?;
         let mut state = self.lock();
         match state.phase {
             Phase::Thawed => {}
             Phase::Freezing | Phase::Thawing => return Err(Error::new("a freeze or a thaw is still at work")),
             Phase::Frozen(_) => return Err(Error::new("the file systems are frozen already")),
-        }
-        if !matches!(marker::look(root, &self.settings.marker), Found::Nothing | Found::Stale) {
-            return Err(Error::new(format!(
-                "another agent holds file systems frozen, or is about to: '{}' says so",
-                self.settings.marker.display()
-            )));
         }
         state.phase = Phase::Freezing;
         state.thaw_wished_at = None;
@@ -245,21 +282,31 @@ impl Freezer {
     }
 
     /// Thaws on the host's word; tells how many file systems were frozen until now.
-    pub fn thaw_for_host(&self, root: &Root) -> Result<i64, Error> {
+    pub fn thaw_for_host(self: &Arc<Self>, root: &Root) -> Result<i64, Error> {
+        if let Err(error) = self.own(root) {
+            // What nobody has frozen needs no thaw, and the hooks are the other agent's.
+            return if self.is_frozen_by_other(root) { Err(error) } else { Ok(0) };
+        }
         let was_freezing = self.note_thaw_wish();
         if let Some(hold) = self.begin_thaw(|_| true)? {
-            return self.undo(root, hold, None);
+            return self.undo(root, hold, machine::Phase::Thawed);
         }
         // Nothing is frozen. What went wrong before is told.
         self.refuse_stubborn()?;
         let mut state = self.lock();
         let Some(text) = state.ended_early.take() else {
-            drop(state);
-            if !was_freezing {
-                // As the original does: whatever holds a lock from an earlier time lets it go.
-                self.settings.hooks.thaw(root, Ran::of(self.settings.hooks.planned(root)))?;
+            let is_idle = matches!(state.phase, Phase::Thawed);
+            if was_freezing || !is_idle {
+                return Ok(0);
             }
-            return Ok(0);
+            // As the original does: whatever holds a lock from an earlier time lets it go. No freeze begins meanwhile.
+            state.phase = Phase::Thawing;
+            drop(state);
+            let planned = Ran::of(self.settings.hooks.planned(root));
+            let told = self.settings.hooks.thaw(root, &Journal::default(), planned);
+            self.lock().phase = Phase::Thawed;
+            self.changed.notify_all();
+            return told.map(|()| 0);
         };
         drop(state);
         let _ = std::fs::remove_file(thawed_early(&self.settings.marker));
@@ -272,7 +319,7 @@ impl Freezer {
         match self.begin_thaw(|_| true) {
             Ok(None) => {}
             Ok(Some(hold)) => {
-                if let Err(error) = self.undo(root, hold, Some("the agent was told to end")) {
+                if let Err(error) = self.undo(root, hold, machine::Phase::Early(Why::AgentEnds)) {
                     log::warn!("thaw: {}", error.desc);
                 }
             }
@@ -302,7 +349,7 @@ impl Freezer {
         }
         drop(state);
         let Ok(Some(hold)) = self.begin_thaw(|state| state.generation == generation) else { return };
-        if let Err(error) = self.undo(root, hold, Some("fsfreeze-timeout was over")) {
+        if let Err(error) = self.undo(root, hold, machine::Phase::Early(Why::Deadline)) {
             log::warn!("thaw: {}", error.desc);
         }
     }
@@ -324,7 +371,7 @@ impl Freezer {
             return Ok(None);
         }
         match std::mem::replace(&mut state.phase, Phase::Thawing) {
-            Phase::Frozen(hold) => Ok(Some(hold)),
+            Phase::Frozen(hold) => Ok(Some(*hold)),
             other => {
                 state.phase = other;
                 Ok(None)
@@ -332,54 +379,71 @@ impl Freezer {
         }
     }
 
-    /// Thaws and tells everybody. The phase is `Freezing` or `Thawing` before and `Thawed` afterwards. `why_early` is given
-    /// if the host does not know that it ends.
-    pub(super) fn undo(&self, root: &Root, mut hold: Hold, why_early: Option<&str>) -> Result<i64, Error> {
+    /// Thaws and tells everybody, step by step. The phase is `Freezing` or `Thawing` before and `Thawed` afterwards. `how`
+    /// it ends is early if the host does not know that it does.
+    pub(super) fn undo(&self, root: &Root, mut hold: Hold, how: machine::Phase) -> Result<i64, Error> {
         let mut problem = None;
-        if hold.is_unknown {
-            match all_opened(root) {
-                Ok(opened) => hold.frozen = opened,
-                Err(error) => problem = Some(error),
+        let (mut thawed, mut early, mut told, mut is_clean) = (Thawed::default(), None, Ok(()), true);
+        for step in THAW {
+            match step {
+                ThawStep::Announce => {
+                    if let Some(guardian) = &hold.guardian {
+                        guardian.announce(how);
+                    }
+                    if hold.is_unknown {
+                        match all_opened(root) {
+                            Ok(opened) => hold.frozen = opened,
+                            Err(error) => problem = Some(error),
+                        }
+                        // Which hooks it has called is not told either.
+                        hold.ran = Ran::of(self.settings.hooks.planned(root));
+                    }
+                }
+                ThawStep::Thaw => {
+                    thawed = holding::thaw(std::mem::take(&mut hold.frozen), hold.is_unknown);
+                    is_clean = thawed.failed.is_empty();
+                    if let Some(found) = thawed.problem(hold.is_unknown) {
+                        problem.get_or_insert(found);
+                    }
+                    early = match how {
+                        // What an agent that was killed had frozen, and is not to be found any more, is told all the same.
+                        machine::Phase::Early(why)
+                            if thawed.count > 0 || !thawed.lost.is_empty() || why == Why::Killed =>
+                        {
+                            Some(early_text(hold.frozen_at, why))
+                        }
+                        _ => None,
+                    };
+                    self.open();
+                }
+                ThawStep::MarkEnded => {
+                    // From here on files are written, which may lie on what did not thaw: then a thread waits for them.
+                    let how = if early.is_some() { how } else { machine::Phase::Thawed };
+                    let note = self.note_of(&hold, how, is_clean);
+                    if is_clean {
+                        note();
+                    } else if let Err(error) = opening::start_thread(note) {
+                        problem.get_or_insert(error);
+                    }
+                    audit(format_args!("thaw: {} file systems thawed", thawed.count));
+                    if let Some(text) = &early {
+                        log::warn!("{text}");
+                    }
+                }
+                ThawStep::Release => {
+                    let failed = std::mem::take(&mut thawed.failed).into_iter().map(|(opened, _)| opened).collect();
+                    self.watch_rest(&mut hold, failed);
+                }
+                ThawStep::CallHooks => {
+                    told = self.settings.hooks.thaw(root, &hold.journal, std::mem::take(&mut hold.ran));
+                }
+                ThawStep::RemoveMarker => {
+                    if is_clean && (hold.journal.has_marker() || hold.is_unknown) {
+                        self.remove_marker(early.is_none());
+                    }
+                }
             }
-            // Which hooks it has called is not told either.
-            hold.ran = Ran::of(self.settings.hooks.planned(root));
         }
-        let thawed = holding::thaw(std::mem::take(&mut hold.frozen), hold.is_unknown);
-        let early = why_early.filter(|_| thawed.count > 0).map(|why| early_text(hold.frozen_at, why));
-        if let Some((opened, cause)) = thawed.failed.first() {
-            let text = format!(
-                "failed to thaw {}: {cause} ({} file systems were thawed, {} were not and are tried again)",
-                opened.name.display(),
-                thawed.count,
-                thawed.failed.len()
-            );
-            problem.get_or_insert(Error::new(text));
-        } else if !thawed.lost.is_empty() && !hold.is_unknown {
-            let names: Vec<_> = thawed.lost.iter().map(|opened| opened.name.display().to_string()).collect();
-            let text = format!(
-                "{}: thawed before by somebody else, so what was copied after that is not consistent",
-                names.join(", ")
-            );
-            problem.get_or_insert(Error::new(text));
-        }
-        let is_clean = thawed.failed.is_empty();
-        self.open();
-        // From here on files are written, which may lie on what did not thaw: then a thread of their own waits for them.
-        let note = self.note_of(&hold, why_early.filter(|_| early.is_some()));
-        if is_clean {
-            note();
-        } else if let Err(error) = opening::start_thread(note) {
-            problem.get_or_insert(error);
-        }
-        audit(format_args!("thaw: {} file systems thawed", thawed.count));
-        if let Some(text) = &early {
-            log::warn!("{text}");
-        }
-        let told = self.settings.hooks.thaw(root, std::mem::take(&mut hold.ran));
-        if is_clean && hold.has_marker {
-            self.remove_marker();
-        }
-        self.watch_rest(hold, thawed.failed.into_iter().map(|(opened, _)| opened).collect());
         let mut state = self.lock();
         state.ended_early = early.or(state.ended_early.take());
         state.phase = Phase::Thawed;
@@ -392,51 +456,27 @@ impl Freezer {
         }
     }
 
-    /// What is written once everything is thawed: the log, and files for the agent after this one.
-    fn note_of(&self, hold: &Hold, why_early: Option<&str>) -> impl FnOnce() + Send + 'static {
+    /// What is written once everything is thawed: the log, and how the freeze has ended, for the agent after this one.
+    fn note_of(&self, hold: &Hold, how: machine::Phase, is_clean: bool) -> impl FnOnce() + Send + 'static + use<> {
         let path = self.settings.marker.clone();
-        let hooks = hold.ran.paths().to_vec();
-        let waits = self.marker_of(hold.frozen_at, None, Vec::new(), hooks);
-        let early = why_early.map(|why| Marker { reason: Some(why.to_owned()), hooks: Vec::new(), ..waits.clone() });
-        let has_hooks = hold.has_marker && !waits.hooks.is_empty();
-        // A guardian that took the agent for dead may have left one. Without a freeze, what was told before still holds.
+        // A guardian that took the agent for dead may have left what would be told of this freeze.
         let is_outdated = hold.guardian.is_some();
+        let journal = Arc::clone(&hold.journal);
         move || {
             crate::log::hold(false);
-            if has_hooks {
-                // Nothing is frozen any more, but hooks wait for their thaw.
-                let _ = waits.write(&path);
+            // As long as something is frozen the state file says so.
+            if is_clean {
+                mark_ended(&path, &journal, how);
             }
-            match early {
-                Some(early) => drop(early.write(&thawed_early(&path))),
-                None if is_outdated => drop(std::fs::remove_file(thawed_early(&path))),
-                None => {}
+            if is_outdated && !matches!(how, machine::Phase::Early(_)) {
+                let _ = std::fs::remove_file(thawed_early(&path));
             }
         }
     }
 
-    /// A state file of this agent.
-    pub(super) fn marker_of(
-        &self,
-        frozen_at: Duration,
-        deadline: Option<Duration>,
-        mounts: Vec<(mounts::DeviceNumber, PathBuf)>,
-        hooks: Vec<PathBuf>,
-    ) -> Marker {
-        Marker {
-            boot_id: marker::boot_id(&Root::host()),
-            frozen_at,
-            deadline,
-            mounts,
-            hooks,
-            script: self.settings.hooks.script().map(PathBuf::from),
-            hook_patience: self.settings.hooks.patience_each(),
-            reason: None,
-        }
-    }
-
-    fn remove_marker(&self) {
-        for path in [self.settings.marker.clone(), meeting(&self.settings.marker)] {
+    fn remove_marker(&self, with_state_file: bool) {
+        let state_file = with_state_file.then(|| self.settings.marker.clone());
+        for path in state_file.into_iter().chain([meeting(&self.settings.marker)]) {
             if let Err(error) = std::fs::remove_file(&path)
                 && error.kind() != std::io::ErrorKind::NotFound
             {
@@ -446,13 +486,16 @@ impl Freezer {
     }
 
     /// Lets the guardian go, or leaves it with what is not thawed yet until that is.
-    fn watch_rest(&self, hold: Hold, failed: Vec<Opened>) {
-        let Hold { guardian, late, opened, has_marker, .. } = hold;
+    fn watch_rest(&self, hold: &mut Hold, failed: Vec<Opened>) {
+        let (guardian, late) = (hold.guardian.take(), hold.late.take());
+        let opened = std::mem::take(&mut hold.opened);
         let left: Vec<Opened> = failed.iter().cloned().chain(late.iter().map(|(late, _)| late.clone())).collect();
         if left.is_empty() {
             if let Some(guardian) = guardian {
                 guardian.release();
             }
+            // What is mounted nowhere any more ends with its last descriptor, and that waits for its disk.
+            let _ = opening::start_thread(move || drop(opened));
             return;
         }
         if let Some(guardian) = &guardian {
@@ -463,7 +506,7 @@ impl Freezer {
         let not_frozen_yet = late.iter().map(|(late, _)| (name(late), NOT_FROZEN_YET));
         *lock(&stubborn) = failed.iter().map(|opened| (name(opened), STILL_FROZEN)).chain(not_frozen_yet).collect();
         // The state file stays as long as something of it is frozen.
-        let marker = (has_marker && !failed.is_empty()).then(|| self.settings.marker.clone());
+        let marker = (hold.journal.has_marker() && !failed.is_empty()).then(|| self.settings.marker.clone());
         let (is_at_work, has_ended) = mpsc::channel::<()>();
         for opened in failed {
             // One that hangs keeps no other one waiting, and one thread waits for it, not one for each try.
@@ -541,13 +584,4 @@ impl Freezer {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the host is told of a freeze that it has not ended itself.
-fn early_text(frozen_at: Duration, why: &str) -> String {
-    format!(
-        "the file systems were thawed before guest-fsfreeze-thaw was called, because {why}, in a freeze that began {} s \
-         ago: what was copied after that is not consistent",
-        marker::now().saturating_sub(frozen_at).as_secs()
-    )
 }

@@ -20,6 +20,9 @@ use std::time::Duration;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::journal::Journal;
+use super::machine::{HOOK, HookState, HookStep};
+use super::record::Record;
 use crate::config::DEFAULT_FSFREEZE_HOOK_DIR;
 use crate::error::{Error, cause_text};
 use crate::programs::Exit;
@@ -119,7 +122,7 @@ impl Hooks {
     ///
     /// `cancelled` is asked between and during the calls, and is true once a thaw has come in: then the hook that runs
     /// is killed and the error says so.
-    pub fn freeze(&self, root: &Root, cancelled: &dyn Fn() -> bool) -> (Ran, Result<(), Error>) {
+    pub fn freeze(&self, root: &Root, journal: &Journal, cancelled: &dyn Fn() -> bool) -> (Ran, Result<(), Error>) {
         let mut ran = Ran::default();
         let outcome = self.all(root).and_then(|hooks| {
             for hook in hooks {
@@ -129,7 +132,7 @@ impl Hooks {
                         hook.display()
                     )));
                 }
-                let (was_started, outcome) = self.call(root, &hook, Verb::Freeze, cancelled);
+                let (was_started, outcome) = self.call(root, &hook, Verb::Freeze, journal, cancelled);
                 if was_started {
                     ran.0.push(hook);
                 }
@@ -142,10 +145,10 @@ impl Hooks {
 
     /// Calls what [`freeze`](Self::freeze) called with `thaw`, in reverse order. It goes on after a failure; the first
     /// one is the error.
-    pub fn thaw(&self, root: &Root, ran: Ran) -> Result<(), Error> {
+    pub fn thaw(&self, root: &Root, journal: &Journal, ran: Ran) -> Result<(), Error> {
         let outcomes = ran.0.into_iter().rev().map(|hook| {
             self.check(root, &hook)?;
-            self.call(root, &hook, Verb::Thaw, &|| false).1
+            self.call(root, &hook, Verb::Thaw, journal, &|| false).1
         });
         // All of them first: collecting into a result would stop at an error.
         let outcomes: Vec<Result<(), Error>> = outcomes.collect();
@@ -187,8 +190,61 @@ impl Hooks {
         }
     }
 
-    /// Calls one hook: whether it was started, and how it went.
-    fn call(&self, root: &Root, hook: &Path, verb: Verb, cancelled: &dyn Fn() -> bool) -> (bool, Result<(), Error>) {
+    /// Calls one hook, step by step, each noted before it is done: whether it was started, and how it went. A `freeze`
+    /// that cannot be noted is not run, a `thaw` is.
+    fn call(
+        &self,
+        root: &Root,
+        hook: &Path,
+        verb: Verb,
+        journal: &Journal,
+        cancelled: &dyn Fn() -> bool,
+    ) -> (bool, Result<(), Error>) {
+        let mut record = None;
+        let mut called = (false, Ok(()));
+        for step in HOOK {
+            let noted = match (step, verb) {
+                (HookStep::Record, _) => journal.record().map(|made| record = made),
+                (HookStep::Note, Verb::Freeze) => journal.set_hook(hook, HookState::Freeze),
+                (HookStep::Note, Verb::Thaw) => journal.set_hook(hook, HookState::Thaw),
+                (HookStep::Run, _) => {
+                    called = self.run(root, hook, verb, record.as_ref(), cancelled);
+                    Ok(())
+                }
+                (HookStep::NoteEnd, Verb::Freeze) if !called.0 => journal.set_hook(hook, HookState::Planned),
+                (HookStep::NoteEnd, Verb::Freeze) => Ok(()),
+                (HookStep::NoteEnd, Verb::Thaw) => journal.set_hook(hook, HookState::Done),
+                (HookStep::Forget, _) => {
+                    if let Some(record) = record.take() {
+                        record.remove();
+                    }
+                    Ok(())
+                }
+            };
+            match noted {
+                Ok(()) => {}
+                Err(error) if verb == Verb::Freeze && !called.0 => {
+                    if let Some(record) = record.take() {
+                        record.remove();
+                    }
+                    let text = format!("fsfreeze hook '{}' is not run: {}", hook.display(), error.desc);
+                    return (false, called.1.and(Err(Error::new(text))));
+                }
+                Err(error) => log::warn!("fsfreeze hook '{}' {}: {}", hook.display(), verb.word(), error.desc),
+            }
+        }
+        called
+    }
+
+    /// Runs one hook: whether it was started, and how it went.
+    fn run(
+        &self,
+        root: &Root,
+        hook: &Path,
+        verb: Verb,
+        record: Option<&Record>,
+        cancelled: &dyn Fn() -> bool,
+    ) -> (bool, Result<(), Error>) {
         let name = if self.is_script(hook) { None } else { hook.file_name() };
         let named = name.map_or(String::new(), |name| format!("{}: ", name.to_string_lossy()));
         let failed = |cause: &str| {
@@ -197,12 +253,13 @@ impl Hooks {
             Err(error)
         };
         log::info!("fsfreeze hook '{}' {} begins", hook.display(), verb.word());
-        let ended = match Tool::at(root.path(hook)).run_unless(cancelled, &[verb.word()], b"", self.patience_each) {
-            Ok(ended) => ended,
-            Err(error) => {
-                return (false, failed(&format!("failed to exec '{}': {}", hook.display(), cause_text(&error))));
-            }
-        };
+        let ended =
+            match Tool::at(root.path(hook)).run_unless(cancelled, record, &[verb.word()], b"", self.patience_each) {
+                Ok(ended) => ended,
+                Err(error) => {
+                    return (false, failed(&format!("failed to exec '{}': {}", hook.display(), cause_text(&error))));
+                }
+            };
         tell_output(hook, verb, &ended);
         let output = shortened(&ended.output);
         let or_output = |text: &str| if output.is_empty() { text.to_owned() } else { output.to_owned() };

@@ -1,3 +1,4 @@
+use super::super::journal::Journal;
 use super::{ERROR_OUTPUT_BYTES_MAX, Hooks, Ran};
 use crate::config::DEFAULT_FSFREEZE_HOOK_DIR;
 use crate::root::Root;
@@ -57,7 +58,7 @@ impl Machine {
     }
 
     fn freeze(&self, hooks: &Hooks) -> (Ran, Result<(), String>) {
-        let (ran, outcome) = hooks.freeze(&self.root, &|| false);
+        let (ran, outcome) = hooks.freeze(&self.root, &Journal::default(), &|| false);
         (ran, outcome.map_err(|error| error.desc))
     }
 
@@ -66,7 +67,7 @@ impl Machine {
     }
 
     fn thaw(&self, hooks: &Hooks, ran: Ran) -> Result<(), String> {
-        hooks.thaw(&self.root, ran).map_err(|error| error.desc)
+        hooks.thaw(&self.root, &Journal::default(), ran).map_err(|error| error.desc)
     }
 }
 
@@ -165,14 +166,14 @@ fn a_thaw_that_comes_in_ends_the_freeze() {
     let machine = Machine::new();
     let begun = machine.root.path("/begun");
     machine.add("1", &format!("[ $1 = thaw ] || {{ : > '{}'; sleep 1000; }}", begun.display()));
-    let (ran, outcome) = directory().freeze(&machine.root, &|| begun.exists());
+    let (ran, outcome) = directory().freeze(&machine.root, &Journal::default(), &|| begun.exists());
     assert_eq!(
         outcome.unwrap_err().desc,
         "the freeze was given up: fsfreeze hook '/etc/qemu/fsfreeze-hook.d/1' was killed, because a thaw has come in"
     );
     assert_eq!(machine.thaw(&directory(), ran), Ok(()));
     assert_eq!(machine.said(), "1 freeze, 1 thaw");
-    let (ran, outcome) = directory().freeze(&machine.root, &|| true);
+    let (ran, outcome) = directory().freeze(&machine.root, &Journal::default(), &|| true);
     assert_eq!(ran, Ran::default());
     assert_eq!(
         outcome.unwrap_err().desc,

@@ -1,66 +1,221 @@
-//! What an earlier agent has left: file systems that it froze, hooks that wait for their `thaw`.
+//! What an earlier agent has left: file systems that it froze, a guardian, hooks that wait for their `thaw`, an early end
+//! that is to be told. Only the owner of the state directory looks for it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::freezer::{Hold, Settings};
 use super::hooks::{Hooks, Ran};
+use super::journal::Journal;
 use super::linux::guardian::{Deadline, Guardian, Met, TakenOver};
-use super::linux::marker::{self, Marker};
-use super::linux::opening::{self, Opened};
-use super::linux::{choice, meeting};
-use crate::config::Failure;
+use super::linux::marker::{self, Found, Marker, MarkerFile};
+use super::linux::opening::{self, Opened, in_time};
+use super::linux::{choice, holding, meeting, record, thawed_early};
+use super::machine::{self, HookState, Phase, Recovery, Why};
+use super::record as hook_record;
 use crate::error::Error;
 use crate::linux::mounts;
 use crate::root::Root;
 
 /// How long a new agent may take to open again what an earlier one has frozen.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a new agent waits for a byte to be written to the state file.
+const NOTE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it looks again after something has changed.
+const LOOKS_MAX: usize = 5;
 
-impl Hold {
-    /// What an earlier agent has frozen: from its guardian, or opened anew.
-    pub(super) fn resumed(root: &Root, settings: &Settings, marker: &Marker) -> Result<Self, Failure> {
-        let held = |frozen: Vec<Opened>, guardian, deadline| Self {
-            opened: frozen.clone(),
-            frozen,
-            guardian,
-            ran: Ran::of(marker.hooks.clone()),
-            has_marker: true,
-            frozen_at: marker.frozen_at,
-            deadline,
-            ..Self::default()
+/// What was found.
+#[derive(Default)]
+pub struct Inherited {
+    /// What is frozen.
+    pub hold: Option<Hold>,
+    /// It ends at once, as nobody relies on it.
+    pub ends_now: Option<Phase>,
+    /// What is to be told to the host.
+    pub told: Option<String>,
+    /// State files whose hooks may wait for their `thaw`, and whether each is removed afterwards.
+    pub left: Vec<(PathBuf, bool)>,
+}
+
+/// An identity that no other freeze of this boot has; all are equally long, so that one can take another's place.
+pub fn new_id() -> String {
+    format!("{:020}-{:010}", marker::now().as_nanos(), std::process::id())
+}
+
+/// Looks at what is there until nothing changes any more.
+pub fn inherit(root: &Root, settings: &Settings) -> Inherited {
+    let mut inherited = Inherited::default();
+    let path = &settings.marker;
+    for _ in 0..LOOKS_MAX {
+        let met = Guardian::meet(&meeting(path));
+        let found = marker::look(root, path);
+        if found == Found::Stale {
+            log::warn!(
+                "'{}' is from before the last start of the machine, nothing is frozen any more: it was removed",
+                path.display()
+            );
+            let _ = std::fs::remove_file(path);
+            continue;
+        }
+        if found == Found::Unknown && !matches!(met, Met::Guardian(_)) {
+            inherited.hold = Some(Hold {
+                frozen_at: marker::now(),
+                deadline: settings.timeout.map(|timeout| marker::now() + timeout),
+                is_unknown: true,
+                ..Hold::default()
+            });
+            break;
+        }
+        let known = match &found {
+            Found::Ours(marker) => Some(marker),
+            _ => None,
         };
-        match Guardian::meet(&meeting(&settings.marker)) {
-            Met::Guardian(TakenOver { guardian, opened, deadline }) => {
-                // Of a freeze that was still at work no host knows: it ends at once.
-                let deadline = match deadline {
-                    Deadline::AtWork(_) => Some(marker::now()),
-                    Deadline::Frozen(deadline) => deadline,
-                };
-                Ok(held(opened, Some(guardian), deadline))
+        // Written by an agent of an earlier version while only hooks waited.
+        let is_hooks_alone = |marker: &Marker| marker.id.is_empty() && marker.mounts.is_empty();
+        let phase = |marker: &Marker| if is_hooks_alone(marker) { Phase::Hooks } else { marker.phase };
+        let guardian_id = match &met {
+            Met::Guardian(taken) => Some(taken.id.clone()),
+            Met::Ended => continue,
+            Met::Nobody => None,
+        };
+        match machine::recover(known.map(|marker| (marker.id.as_str(), phase(marker))), guardian_id.as_deref()) {
+            Recovery::Nothing => break,
+            Recovery::TakeOver => {
+                if let Met::Guardian(taken) = met {
+                    inherited.hold = Some(Hold::taken_over(root, settings, taken));
+                }
+                break;
             }
-            Met::Owned => Err(Failure::new(format!(
-                "another agent holds file systems frozen: '{}' is its state file (-t names another directory for it)",
-                settings.marker.display()
-            ))),
-            Met::Nobody => {
-                let frozen = opened_again(root, marker);
-                // Without a meeting point: making that could wait for what is frozen.
-                let guardian = Guardian::start(&frozen, Deadline::Frozen(marker.deadline), &settings.marker, None).ok();
-                Ok(held(frozen, guardian, marker.deadline))
+            Recovery::Dismiss => {
+                if let Met::Guardian(taken) = met {
+                    taken.guardian.release();
+                }
+            }
+            Recovery::Reopen => {
+                let (hold, is_frozen) = Hold::opened_again(root, settings);
+                inherited.ends_now = (!is_frozen).then_some(Phase::Early(Why::Killed));
+                inherited.hold = hold;
+                break;
+            }
+            Recovery::FinishHooks => {
+                inherited.left.push((path.clone(), true));
+                break;
+            }
+            Recovery::FinishEarly => {
+                if let Err(error) = std::fs::rename(path, thawed_early(path)) {
+                    log::warn!("cannot rename '{}': {error}", path.display());
+                    break;
+                }
             }
         }
+    }
+    let early = thawed_early(path);
+    match marker::look(root, &early) {
+        Found::Ours(marker) => {
+            inherited.told = Some(early_text(marker.frozen_at, why_of(marker.phase)));
+            inherited.left.push((early, false));
+        }
+        Found::Stale => drop(std::fs::remove_file(&early)),
+        Found::Nothing | Found::Unknown => {}
+    }
+    inherited
+}
+
+fn why_of(phase: Phase) -> Why {
+    match phase {
+        Phase::Early(why) => why,
+        _ => Why::Killed,
+    }
+}
+
+/// What the host is told of a freeze that it has not ended itself.
+pub fn early_text(frozen_at: Duration, why: Why) -> String {
+    format!(
+        "the file systems were thawed before guest-fsfreeze-thaw was called, because {}, in a freeze that began {} s \
+         ago: what was copied after that is not consistent",
+        why.text(),
+        marker::now().saturating_sub(frozen_at).as_secs()
+    )
+}
+
+impl Hold {
+    /// What an earlier agent has frozen, from its guardian.
+    fn taken_over(root: &Root, settings: &Settings, taken: TakenOver) -> Self {
+        let TakenOver { guardian, opened, deadline, .. } = taken;
+        let deadline = match deadline {
+            Deadline::Frozen(deadline) => deadline,
+            Deadline::AtWork(at) => Some(at),
+        };
+        let mut hold =
+            Self { opened: opened.clone(), frozen: opened, guardian: Some(guardian), deadline, ..Self::default() };
+        if let Some((marker, file)) = Marker::open(&settings.marker) {
+            hold.take_notes(settings, &marker, file);
+        } else {
+            // Somebody has removed the state file. All hooks get a `thaw`, as which of them have run is not known.
+            log::warn!("'{}' is gone, and a freeze is not over: it goes on", settings.marker.display());
+            hold.frozen_at = marker::now();
+            hold.ran = Ran::of(settings.hooks.planned(root));
+        }
+        hold
+    }
+
+    fn take_notes(&mut self, settings: &Settings, marker: &Marker, file: MarkerFile) {
+        self.frozen_at = marker.frozen_at;
+        self.ran = owed(&marker.hooks);
+        self.journal = Arc::new(Journal::of(marker, file, record(&settings.marker)));
+    }
+
+    /// What the state file names, opened anew; and whether any of it is frozen.
+    fn opened_again(root: &Root, settings: &Settings) -> (Option<Self>, bool) {
+        let Some((marker, file)) = Marker::open(&settings.marker) else { return (None, false) };
+        let mut hold = Self { deadline: marker.deadline, id: new_id(), ..Self::default() };
+        hold.take_notes(settings, &marker, file);
+        let is_frozen = match opened_again(root, &marker) {
+            Ok(opened) => {
+                let is_frozen = holding::is_any_frozen(&opened);
+                hold.opened.clone_from(&opened);
+                hold.frozen = opened;
+                is_frozen
+            }
+            Err(error) => {
+                // It is tried once more when it is to be thawed.
+                log::warn!("what an earlier agent has frozen cannot be opened: {}", error.desc);
+                hold.is_unknown = true;
+                true
+            }
+        };
+        if is_frozen {
+            // From here on it is another freeze: a guardian that did not answer must not end it. Writing may wait for what
+            // is frozen.
+            let (journal, id) = (Arc::clone(&hold.journal), hold.id.clone());
+            let noted =
+                in_time("note the identity of the freeze", NOTE_PATIENCE, &|| Ok(()), move || journal.set_id(&id));
+            if let Err(error) = noted.and_then(|noted| noted) {
+                log::warn!("{}", error.desc);
+                hold.id.clone_from(&marker.id);
+            }
+            // Without a meeting point: making that could wait for what is frozen.
+            let deadline = Deadline::Frozen(marker.deadline);
+            hold.guardian = Guardian::start(&hold.id, &hold.frozen, deadline, &settings.marker, None).ok();
+        }
+        (Some(hold), is_frozen)
     }
 }
 
 /// What a state file names, opened by its device: it may be mounted elsewhere by now.
-fn opened_again(root: &Root, marker: &Marker) -> Vec<Opened> {
-    let Ok(mounts) = mounts::all(root) else { return Vec::new() };
+fn opened_again(root: &Root, marker: &Marker) -> Result<Vec<Opened>, Error> {
+    let mounts = mounts::all(root)?;
     let mut steps = choice::choose(root, &mounts, None, &choice::unasked).steps;
     // The order of the freeze.
     steps.retain(|step| marker.mounts.iter().any(|(device, _)| *device == step.device));
     steps.sort_by_key(|step| marker.mounts.iter().position(|(device, _)| *device == step.device));
-    open_each(steps)
+    for (device, name) in &marker.mounts {
+        if !steps.iter().any(|step| step.device == *device) {
+            log::warn!("{} was frozen by an earlier agent and is mounted nowhere any more", name.display());
+        }
+    }
+    Ok(open_each(steps))
 }
 
 /// Every file system that could be frozen, opened.
@@ -89,21 +244,35 @@ fn open_each(steps: Vec<choice::Step>) -> Vec<Opened> {
     steps.into_iter().flat_map(open).collect()
 }
 
-/// Runs the hooks that an agent before this one has left without their `thaw`; then the file that named them says
-/// `after`, or is removed.
-pub fn run_left_hooks(path: &Path, marker: Marker, after: Option<Marker>) {
-    let path = path.to_owned();
-    let started = opening::start_thread(move || {
-        let hooks = Hooks::new(marker.script.clone(), None, marker.hook_patience);
-        if let Err(error) = hooks.thaw(&Root::host(), Ran::of(marker.hooks)) {
-            log::warn!("thaw: {}", error.desc);
+/// The hooks that get a `thaw`, in the order of their `freeze`.
+fn owed(hooks: &[(PathBuf, HookState)]) -> Ran {
+    Ran::of(hooks.iter().filter(|(_, state)| *state == HookState::Freeze).map(|(hook, _)| hook.clone()).collect())
+}
+
+/// Calls the hooks that an agent before this one has left without their `thaw`, when the one that still runs has ended;
+/// then removes the state file, if it is not needed any more.
+pub fn finish_hooks(path: &Path, state_file: &Path, is_removed: bool) {
+    let Some((marker, file)) = Marker::open(state_file) else { return };
+    let record = record(path);
+    let told = hook_record::wait(&record, marker.hook_patience);
+    if told == hook_record::Told::Runs {
+        log::warn!("a hook of an agent that was killed does not end within {} s", marker.hook_patience.as_secs());
+        hook_record::kill(&record);
+    }
+    let hooks = Hooks::new(marker.script.clone(), None, marker.hook_patience);
+    let journal = Journal::of(&marker, file, record.clone());
+    let mut left = marker.hooks;
+    for (hook, state) in &mut left {
+        *state = state.settled(told);
+        if let Err(error) = journal.set_hook(hook, *state) {
+            log::warn!("fsfreeze hook '{}': {}", hook.display(), error.desc);
         }
-        match after {
-            Some(after) => drop(after.write(&path)),
-            None => drop(std::fs::remove_file(&path)),
-        }
-    });
-    if let Err(error) = started {
-        log::warn!("hooks wait for their thaw: {}", error.desc);
+    }
+    if let Err(error) = hooks.thaw(&Root::host(), &journal, owed(&left)) {
+        log::warn!("thaw: {}", error.desc);
+    }
+    let _ = std::fs::remove_file(record);
+    if is_removed {
+        let _ = std::fs::remove_file(state_file);
     }
 }

@@ -6,7 +6,11 @@ mod attempt;
 pub mod freezer;
 pub mod hooks;
 mod inheritance;
+mod journal;
 pub mod linux;
+pub mod machine;
+mod ownership;
+pub mod record;
 
 use qga_protocol::fsfreeze::{Freeze, FreezeList, FreezeStatus, Status, Thaw};
 
@@ -21,7 +25,7 @@ pub const ENTRIES: &[Entry] = family![Status, Freeze, FreezeList, Thaw];
 
 impl Run for Status {
     fn run(self, call: &Call<'_>) -> Result<Outcome<FreezeStatus>, Error> {
-        let is_frozen = call.agent.freezer.is_frozen();
+        let is_frozen = call.agent.freezer.is_frozen() || call.agent.freezer.is_frozen_by_other(&call.agent.root);
         Ok(if is_frozen { FreezeStatus::Frozen } else { FreezeStatus::Thawed }.into())
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use qga_sys::filesystem;
 use rustix::io::Errno;
 
-use super::opening::{Opened, Watch, start_helper, start_thread};
+use super::opening::{Opened, Watch, in_time, start_helper, start_thread};
 use crate::error::{Error, cause_text};
 use crate::log::audit;
 
@@ -175,6 +175,27 @@ fn thaw_once(opened: &Opened) -> io::Result<()> {
     filesystem::thaw(&*opened.held.file()?)
 }
 
+/// Whether any of these is frozen: of what an agent that was killed has left nobody else can tell. Each is asked to
+/// freeze, which one that is frozen refuses; one that is not is thawed again at once. The last frozen comes first: while
+/// it is not frozen nothing that lies on a file of it waits for it.
+pub fn is_any_frozen(opened: &[Opened]) -> bool {
+    let all = opened.to_vec();
+    let ask = move || {
+        all.iter().rev().any(|opened| {
+            let Ok(file) = opened.held.file() else { return true };
+            match filesystem::freeze(&*file) {
+                Ok(()) => {
+                    let _ = filesystem::thaw(&*file);
+                    false
+                }
+                Err(error) => error.raw_os_error() == Some(Errno::BUSY.raw_os_error()),
+            }
+        })
+    };
+    // One that does not tell is believed to be frozen.
+    in_time("ask what is frozen", THAW_PATIENCE, &|| Ok(()), ask).unwrap_or(true)
+}
+
 /// Thaws one that could not be thawed, however long that takes.
 pub fn thaw_at_last(opened: &Opened) {
     loop {
@@ -227,6 +248,26 @@ fn thaw_by(
 }
 
 impl Thawed {
+    /// What the host is told of a thaw that did not go as it should.
+    pub fn problem(&self, is_unknown: bool) -> Option<Error> {
+        if let Some((opened, cause)) = self.failed.first() {
+            return Some(Error::new(format!(
+                "failed to thaw {}: {cause} ({} file systems were thawed, {} were not and are tried again)",
+                opened.name.display(),
+                self.count,
+                self.failed.len()
+            )));
+        }
+        if self.lost.is_empty() || is_unknown {
+            return None;
+        }
+        let names: Vec<_> = self.lost.iter().map(|opened| opened.name.display().to_string()).collect();
+        Some(Error::new(format!(
+            "{}: thawed before by somebody else, so what was copied after that is not consistent",
+            names.join(", ")
+        )))
+    }
+
     fn note(&mut self, opened: Opened, result: io::Result<()>) {
         match result {
             Ok(()) => self.count += 1,

@@ -19,3 +19,13 @@ pub fn meeting(marker: &Path) -> PathBuf {
 pub fn thawed_early(marker: &Path) -> PathBuf {
     marker.with_file_name("qga.state.thawed")
 }
+
+/// Which agent the state directory belongs to.
+pub fn ownership(marker: &Path) -> PathBuf {
+    marker.with_file_name("qga.state.lock")
+}
+
+/// The record of the hook that is at work.
+pub fn record(marker: &Path) -> PathBuf {
+    marker.with_file_name("qga.state.hook")
+}

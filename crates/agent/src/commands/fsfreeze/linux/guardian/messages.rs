@@ -17,6 +17,7 @@ use rustix::net::{
 
 use super::super::held::Held;
 use super::Opened;
+use crate::commands::fsfreeze::machine::Phase;
 use crate::linux::mounts::DeviceNumber;
 
 /// More than the longest path and the rest of a message.
@@ -31,12 +32,14 @@ pub enum Message {
     Mount(Opened),
     /// One that is not, or whose freeze is none of the guardian's business.
     Forget(DeviceNumber),
-    /// That was all of them. The file that tells of them.
-    Armed(PathBuf),
+    /// That was all of them. The identity of their freeze, and its state file.
+    Armed(String, PathBuf),
     /// When they are to be thawed, since the machine's start.
     Deadline(Deadline),
     /// The guardian has understood; the agent serves.
     Ready,
+    /// The agent ends the freeze now, and this is how: a guardian whose agent is killed from here on does the same.
+    Ending(Phase),
     /// What is left is not part of a freeze any more: to be thawed as soon as the agent is gone, without a word.
     Remainder,
     /// They are thawed: the guardian may go.
@@ -80,10 +83,11 @@ pub fn send(socket: &OwnedFd, message: &Message) -> io::Result<()> {
             descriptor = Some(file.as_fd());
         }
         Message::Forget(device) => bytes.extend_from_slice(format!("f{device}").as_bytes()),
-        Message::Armed(marker) => {
-            bytes.push(b'a');
+        Message::Armed(id, marker) => {
+            bytes.extend_from_slice(format!("a{id} ").as_bytes());
             bytes.extend_from_slice(marker.as_os_str().as_bytes());
         }
+        Message::Ending(phase) => bytes.extend_from_slice(&[b'e', phase.byte()]),
         Message::Deadline(Deadline::AtWork(at)) => bytes.extend_from_slice(format!("w{}", at.as_secs()).as_bytes()),
         Message::Deadline(Deadline::Frozen(at)) => bytes.extend_from_slice(format!("d{}", seconds(*at)).as_bytes()),
         Message::Ready => bytes.push(b'y'),
@@ -129,7 +133,11 @@ fn understood(kind: u8, rest: &[u8], descriptor: Option<OwnedFd>) -> Option<Mess
             Message::Mount(Opened { device, name: path(&rest[at + 1..]), held })
         }
         (b'f', None) => Message::Forget(DeviceNumber::parse(&text(rest))?),
-        (b'a', None) => Message::Armed(path(rest)),
+        (b'a', None) => {
+            let at = rest.iter().position(|byte| *byte == b' ')?;
+            Message::Armed(text(&rest[..at]), path(&rest[at + 1..]))
+        }
+        (b'e', None) => Message::Ending(Phase::of_byte(*rest.first()?)),
         (b'w', None) => Message::Deadline(Deadline::AtWork(seconds(rest)?)),
         (b'd', None) if rest.is_empty() => Message::Deadline(Deadline::Frozen(None)),
         (b'd', None) => Message::Deadline(Deadline::Frozen(Some(seconds(rest)?))),
@@ -145,6 +153,7 @@ mod tests {
     use super::{Deadline, Message, receive, send};
     use crate::commands::fsfreeze::linux::held::Held;
     use crate::commands::fsfreeze::linux::opening::Opened;
+    use crate::commands::fsfreeze::machine::{Phase, Why};
     use crate::linux::mounts::DeviceNumber;
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     use std::fs::File;
@@ -163,7 +172,8 @@ mod tests {
         let device = DeviceNumber { major: 254, minor: 17 };
         send(&one, &Message::Mount(Opened { device, name: "/a b\nc".into(), held })).unwrap();
         send(&one, &Message::Forget(device)).unwrap();
-        send(&one, &Message::Armed("/run/with blank".into())).unwrap();
+        send(&one, &Message::Armed("5-7".to_owned(), "/run/with blank".into())).unwrap();
+        send(&one, &Message::Ending(Phase::Early(Why::Deadline))).unwrap();
         let deadlines = [
             Deadline::AtWork(Duration::from_secs(7)),
             Deadline::Frozen(Some(Duration::from_secs(77))),
@@ -177,8 +187,10 @@ mod tests {
         assert_eq!((mount.device, mount.name.as_path()), (device, Path::new("/a b\nc")));
         assert_eq!(mount.held.file().unwrap().metadata().unwrap().ino(), inode);
         assert!(matches!(receive(&other).unwrap(), Some(Message::Forget(forgotten)) if forgotten == device));
-        let Some(Message::Armed(marker)) = receive(&other).unwrap() else { panic!("not armed") };
-        assert_eq!(marker, Path::new("/run/with blank"));
+        let Some(Message::Armed(id, marker)) = receive(&other).unwrap() else { panic!("not armed") };
+        assert_eq!((id.as_str(), marker.as_path()), ("5-7", Path::new("/run/with blank")));
+        let Some(Message::Ending(phase)) = receive(&other).unwrap() else { panic!("not ending") };
+        assert_eq!(phase, Phase::Early(Why::Deadline));
         for deadline in deadlines {
             assert!(matches!(receive(&other).unwrap(), Some(Message::Deadline(found)) if found == deadline));
         }
@@ -190,7 +202,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_an_error() {
         let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        for bytes in [&b"x"[..], b"m8:1 /without-a-descriptor", b"fx:y", b"wsoon", b"d-1"] {
+        for bytes in [&b"x"[..], b"m8:1 /without-a-descriptor", b"fx:y", b"wsoon", b"d-1", b"a/no-identity", b"e"] {
             rustix::io::write(&one, bytes).unwrap();
             assert!(receive(&other).is_err(), "{bytes:?}");
         }

@@ -23,6 +23,7 @@ pub use self::messages::Deadline;
 use self::messages::{Message, receive, send};
 use super::opening::Opened;
 use crate::children;
+use crate::commands::fsfreeze::machine::Phase;
 use crate::meeting;
 
 /// How long the guardian may take to take a message, to say that it is ready, or to hand over.
@@ -43,6 +44,8 @@ pub struct Guardian {
 pub struct TakenOver {
     /// The guardian, which goes on.
     pub guardian: Guardian,
+    /// The identity of its freeze.
+    pub id: String,
     /// What is frozen.
     pub opened: Vec<Opened>,
     /// Until when.
@@ -54,8 +57,8 @@ pub struct TakenOver {
 pub enum Met {
     /// A guardian whose agent is gone.
     Guardian(TakenOver),
-    /// A guardian whose agent is still there: what is frozen is that one's.
-    Owned,
+    /// A guardian that has ended its freeze meanwhile.
+    Ended,
     /// Nobody.
     Nobody,
 }
@@ -63,7 +66,13 @@ pub enum Met {
 impl Guardian {
     /// Starts one for what is about to be frozen. Until it learns a [`Deadline::Frozen`] it takes the freeze for one that
     /// is still at work.
-    pub fn start(opened: &[Opened], deadline: Deadline, marker: &Path, meeting: Option<&Path>) -> io::Result<Self> {
+    pub fn start(
+        id: &str,
+        opened: &[Opened],
+        deadline: Deadline,
+        marker: &Path,
+        meeting: Option<&Path>,
+    ) -> io::Result<Self> {
         let (socket, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let nothing = File::options().read(true).write(true).open("/dev/null")?;
@@ -80,7 +89,7 @@ impl Guardian {
         };
         let guardian = Self::behind(socket, Pid::from_raw(program.start()?))?;
         drop(theirs);
-        match guardian.hand_over(opened, deadline, marker, meeting) {
+        match guardian.hand_over(id, opened, deadline, marker, meeting) {
             Ok(()) => Ok(guardian),
             Err(error) => {
                 guardian.give_up();
@@ -98,6 +107,7 @@ impl Guardian {
 
     fn hand_over(
         &self,
+        id: &str,
         opened: &[Opened],
         deadline: Deadline,
         marker: &Path,
@@ -111,14 +121,15 @@ impl Guardian {
             send(&self.socket, &Message::Mount(opened.clone()))?;
         }
         send(&self.socket, &Message::Deadline(deadline))?;
-        send(&self.socket, &Message::Armed(marker.to_owned()))?;
+        send(&self.socket, &Message::Armed(id.to_owned(), marker.to_owned()))?;
         match receive(&self.socket)? {
             Some(Message::Ready) => Ok(()),
             other => Err(io::Error::other(format!("it answers {other:?}"))),
         }
     }
 
-    /// Looks for the one that an agent before this one has started, and gets what is frozen from it.
+    /// Looks for the one that an agent before this one has started, and gets what is frozen from it. One whose freeze no
+    /// host relies on ends it at once, and is waited for.
     pub fn meet(meeting: &Path) -> Met {
         let connected = meeting::come(meeting, |_| Ok(())).and_then(|socket| Self::behind(socket, None));
         let Ok(guardian) = connected else { return Met::Nobody };
@@ -127,8 +138,14 @@ impl Guardian {
             match receive(&guardian.socket) {
                 Ok(Some(Message::Mount(mount))) => opened.push(mount),
                 Ok(Some(Message::Deadline(told))) => deadline = told,
-                Ok(Some(Message::Armed(_))) => return Met::Guardian(TakenOver { guardian, opened, deadline }),
-                _ => return Met::Owned,
+                Ok(Some(Message::Armed(id, _))) => {
+                    return Met::Guardian(TakenOver { guardian, id, opened, deadline });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    log::warn!("the guardian of an earlier freeze does not answer");
+                    return Met::Nobody;
+                }
+                _ => return Met::Ended,
             }
         }
     }
@@ -142,6 +159,11 @@ impl Guardian {
     pub fn confirm(&self, opened: &[Opened], frozen: &[Opened], deadline: Option<Duration>) {
         self.forget_but(opened, frozen);
         self.tell(&Message::Deadline(Deadline::Frozen(deadline)));
+    }
+
+    /// The freeze ends now, in this way.
+    pub fn announce(&self, phase: Phase) {
+        self.tell(&Message::Ending(phase));
     }
 
     /// The freeze has ended, but for these, which are to be thawed as soon as this process ends.
@@ -177,15 +199,26 @@ impl Guardian {
     }
 
     fn wait_for_its_end(self) {
+        let Some(pid) = self.pid else {
+            // One that another agent has started closes its end when it ends.
+            let _ = sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(END_PATIENCE));
+            let _ = receive(&self.socket);
+            return;
+        };
         drop(self.socket);
-        let Some(pid) = self.pid else { return };
-        let started = std::time::Instant::now();
-        while started.elapsed() < END_PATIENCE {
-            if !matches!(children::ended(pid), Ok(None)) {
-                return;
+        for is_killed in [false, true] {
+            if is_killed {
+                // It has nothing to do any more, and must not be there when something else is frozen.
+                log::warn!("the guardian of the freeze, process {}, does not end: it is killed", pid.as_raw_pid());
+                let _ = kill_process(pid, Signal::KILL);
             }
-            std::thread::sleep(Duration::from_millis(1));
+            let started = std::time::Instant::now();
+            while started.elapsed() < END_PATIENCE {
+                if !matches!(children::ended(pid), Ok(None)) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
-        log::warn!("the guardian of the freeze, process {}, does not end", pid.as_raw_pid());
     }
 }

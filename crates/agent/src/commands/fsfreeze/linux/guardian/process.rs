@@ -22,10 +22,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::super::holding;
 use super::super::marker::{self, Marker};
-use super::super::opening::Opened;
-use super::super::{meeting, thawed_early};
+use super::super::opening::{Opened, in_time};
+use super::super::{meeting, ownership, thawed_early};
 use super::messages::{Deadline, Message, receive, send};
-use crate::commands::fsfreeze::hooks::{Hooks, Ran};
+use crate::commands::fsfreeze::inheritance::finish_hooks;
+use crate::commands::fsfreeze::machine::{Phase, Stage, may_thaw};
+use crate::commands::fsfreeze::ownership::Ownership;
 use crate::keeper;
 use crate::log::audit;
 use crate::root::Root;
@@ -39,6 +41,8 @@ const LATE: Duration = Duration::from_secs(15);
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long an agent that was told to end together with the guardian may take to thaw.
 const END_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the state file may take to be read.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 /// The root of the control groups, in the places where it may be.
 const CONTROL_GROUPS: [&str; 3] =
     ["/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/unified/cgroup.procs", "/sys/fs/cgroup/systemd/cgroup.procs"];
@@ -60,6 +64,9 @@ struct Guard {
     listener: Option<OwnedFd>,
     held: Vec<Opened>,
     deadline: Deadline,
+    stage: Stage,
+    /// The identity of the freeze.
+    id: String,
     /// None once the freeze has ended but for what is left in `held`.
     marker: Option<PathBuf>,
     /// When the agent was found gone; until another one has come and serves.
@@ -85,6 +92,8 @@ impl Guard {
             listener: None,
             held: Vec::new(),
             deadline: Deadline::AtWork(marker::now()),
+            stage: Stage::AtWork,
+            id: String::new(),
             marker: None,
             orphaned_at: None,
             ended_at: None,
@@ -116,8 +125,15 @@ impl Guard {
                 self.held.push(opened);
             }
             Message::Forget(device) => self.held.retain(|opened| opened.device != device),
-            Message::Armed(marker) => self.marker = Some(marker),
-            Message::Deadline(deadline) => self.deadline = deadline,
+            Message::Armed(id, marker) => (self.id, self.marker) = (id, Some(marker)),
+            Message::Deadline(deadline) => {
+                self.deadline = deadline;
+                self.stage = match deadline {
+                    Deadline::AtWork(_) => Stage::AtWork,
+                    Deadline::Frozen(_) => Stage::Frozen,
+                };
+            }
+            Message::Ending(phase) => self.stage = Stage::Ending(phase),
             Message::Ready => self.orphaned_at = None,
             Message::Remainder => {
                 (self.marker, self.listener, self.deadline) = (None, None, Deadline::Frozen(None));
@@ -129,6 +145,11 @@ impl Guard {
 
     fn run(mut self) -> io::Result<()> {
         loop {
+            // What the agent has said comes first: a process that was stopped finds its time over when it goes on.
+            if self.is_released() {
+                return Ok(());
+            }
+            self.meet();
             let thaw_at = self.thaw_at();
             let now = marker::now();
             if thaw_at.is_some_and(|at| at <= now) {
@@ -139,10 +160,6 @@ impl Guard {
             if self.ended.swap(false, Ordering::Relaxed) && self.ended_at.is_none() {
                 self.ended_at = Some(marker::now());
             }
-            if self.is_released() {
-                return Ok(());
-            }
-            self.meet();
         }
     }
 
@@ -151,10 +168,12 @@ impl Guard {
         let has_agent = self.agent.is_some();
         let late = self.deadline.at().map(|at| at + if has_agent { LATE } else { Duration::ZERO });
         let ended = self.ended_at.map(|at| at + if has_agent { END_PATIENCE } else { Duration::ZERO });
-        // A freeze that was still at work, and what is left of one, is of no use to anybody.
-        let is_useless = self.marker.is_none() || matches!(self.deadline, Deadline::AtWork(_));
-        let patience = if is_useless && !has_agent { Duration::ZERO } else { ORPHAN_PATIENCE };
-        let orphaned = self.orphaned_at.map(|at| at + patience);
+        // What is left of a freeze is of no use to anybody.
+        let patience = match &self.marker {
+            Some(_) => self.stage.patience_without_agent(ORPHAN_PATIENCE),
+            None => Duration::ZERO,
+        };
+        let orphaned = self.orphaned_at.filter(|_| !has_agent || self.stage == Stage::Frozen).map(|at| at + patience);
         [late, ended, orphaned].into_iter().flatten().min()
     }
 
@@ -193,51 +212,67 @@ impl Guard {
         false
     }
 
-    /// Hands what it holds to an agent that has come after one that is gone.
+    /// Hands what it holds to an agent that has come after one that is gone: it has the lock of the state directory, so
+    /// the one before it is gone for sure.
     fn meet(&mut self) {
+        if !self.stage.is_handed_over() {
+            return;
+        }
         let Some(listener) = self.listener.as_ref().filter(|listener| is_readable(listener)) else { return };
         let Ok(visitor) = rustix::net::accept_with(listener, SocketFlags::CLOEXEC) else { return };
         let is_ours = crate::meeting::is_of_same_user(&visitor);
-        // One that is still there keeps what it has.
-        let (true, None, Some(marker)) = (is_ours, &self.agent, &self.marker) else { return };
-        let told = [Message::Deadline(self.deadline), Message::Armed(marker.clone())];
+        let (true, Some(marker)) = (is_ours, &self.marker) else { return };
+        let told = [Message::Deadline(self.deadline), Message::Armed(self.id.clone(), marker.clone())];
         let messages = self.held.iter().cloned().map(Message::Mount).chain(told);
         if messages.map(|message| send(&visitor, &message)).collect::<io::Result<Vec<()>>>().is_ok() {
             self.agent = Some(visitor);
         }
     }
 
-    /// Thaws, tells it to the agent that comes next, and runs the hooks that the agent did not.
+    /// Thaws, tells it to the agent that comes next, and calls the hooks that the agent did not.
     fn thaw(self) {
+        let Some(path) = self.marker else {
+            holding::thaw(self.held, false);
+            return;
+        };
+        // What cannot be read in time does not keep anything frozen.
+        let (file, early) = (path.clone(), thawed_early(&path));
+        let look = move || (Marker::open(&file), Marker::open(&early).map(|(told, _)| told.id));
+        let (found, told) = in_time("read the state file", LOOK_PATIENCE, &|| Ok(()), look).unwrap_or((None, None));
+        let known = found.as_ref().map(|(marker, _)| marker.id.as_str());
+        if !may_thaw(&self.id, known, told.as_deref()) {
+            return;
+        }
         let thawed = holding::thaw(self.held, false);
-        let Some(path) = self.marker else { return };
-        let why = if self.agent.is_some() { "the agent did not move any more" } else { "the agent was killed" };
-        let Some(marker) = Marker::read(&path) else { return };
-        if thawed.count > 0 {
+        let has_agent = self.agent.is_some();
+        let phase = self.stage.ended_by_guardian(has_agent, thawed.count > 0);
+        let is_clean = thawed.failed.is_empty();
+        if let Some((marker, file)) = &found
+            && is_clean
+            && marker.phase == Phase::Frozen
+            && file.set_phase(phase).is_ok()
+            && matches!(phase, Phase::Early(_))
+        {
             let _ = std::fs::rename(&path, thawed_early(&path));
         }
         let _ = crate::log::open(None, false);
         audit(format_args!(
-            "the freeze was ended by its guardian, because {why}: {} file systems thawed, {} failed",
+            "the freeze was ended by its guardian{}: {} file systems thawed, {} failed",
+            if let Phase::Early(why) = phase { format!(", because {}", why.text()) } else { String::new() },
             thawed.count,
             thawed.failed.len()
         ));
-        // An agent that is there runs its hooks itself.
-        let hooks = if self.agent.is_none() {
-            keeper::turn_on(None);
-            let hooks = Hooks::new(marker.script.clone(), None, marker.hook_patience);
-            let _ = hooks.thaw(&Root::host(), Ran::of(marker.hooks));
-            Vec::new()
-        } else {
-            marker.hooks
-        };
-        if thawed.count > 0 {
-            let told = Marker { mounts: Vec::new(), hooks, reason: Some(why.to_owned()), ..marker };
-            let _ = told.write(&thawed_early(&path));
-        } else if thawed.failed.is_empty() {
-            let _ = std::fs::remove_file(&path);
-        }
         let _ = std::fs::remove_file(meeting(&path));
+        // An agent that is there calls its hooks itself; so does one that has come meanwhile, and has the lock.
+        drop((self.listener, self.agent));
+        if !has_agent
+            && is_clean
+            && let Ok(_ownership) = Ownership::take(&ownership(&path), &path)
+        {
+            keeper::turn_on(None);
+            finish_hooks(&path, &path, true);
+            finish_hooks(&path, &thawed_early(&path), false);
+        }
     }
 }
 

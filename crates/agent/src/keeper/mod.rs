@@ -40,9 +40,9 @@ const MEETINGS_MAX: usize = 64;
 /// How long the keeper may take to take a message.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
 /// How long one whose agent is gone may take to answer.
-const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// After how long no further one is asked: they answer within a moment, unless the machine stands still.
-const ALL_ANSWERS_PATIENCE: Duration = Duration::from_secs(2);
+const ALL_ANSWERS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an agent that ends waits until the keeper has taken over.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 /// Messages after which the keeper is to take them, long before the socket is full.

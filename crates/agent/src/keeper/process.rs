@@ -242,6 +242,8 @@ impl Keeper {
                 Err(error) if error.raw_os_error() == Some(Errno::AGAIN.raw_os_error()) => return,
                 // Descriptors have come for which there was no place: the rest is worth the more.
                 Err(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {}
+                // The agent ended with something unheard from here. That is told once, and before what it has said itself.
+                Err(error) if error.raw_os_error() == Some(Errno::CONNRESET.raw_os_error()) => {}
                 Ok(None) | Err(_) => self.take_over(),
             }
         }

@@ -226,13 +226,14 @@ pub struct Copy {
     /// Compare checksums of both sides at the end.
     #[arg(short, long)]
     pub checksum: bool,
-    /// Give copies the permissions of new files instead of those of the original.
+    /// Give new files the permissions of any new file instead of those of the original less the umask.
     #[arg(long)]
     pub no_mode: bool,
     /// Directories are always copied with all that is in them; this is for the habit.
     #[arg(short, long, hide = true)]
     pub recursive: bool,
-    /// What to copy, and where to at the end. A path in the guest has a colon in front: qga cp notes.txt :/root/
+    /// What to copy, and where to at the end. A path in the guest has a colon in front: qga cp notes.txt :/root/; - is a
+    /// standard stream.
     #[arg(required = true, num_args = 2.., value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub paths: Vec<String>,
 }
@@ -240,7 +241,7 @@ pub struct Copy {
 /// Paths in the guest.
 #[derive(Debug, Args)]
 pub struct Paths {
-    /// Files of the guest.
+    /// Files of the guest, with a colon in front as in cp or without.
     #[arg(required = true, value_name = "FILE")]
     pub paths: Vec<String>,
 }
@@ -249,14 +250,17 @@ pub struct Paths {
 #[derive(Debug, Args)]
 pub struct List {
     /// Show names alone, one a line.
-    #[arg(short = '1', long)]
+    #[arg(short = '1', long, conflicts_with = "long")]
     pub names: bool,
     /// Show names that begin with a dot as well.
     #[arg(short, long)]
     pub all_names: bool,
-    /// The directory; or a file.
-    #[arg(default_value = "/", value_name = "DIRECTORY")]
-    pub path: String,
+    /// Show mode, owner, size and time as well, as is done without.
+    #[arg(short, long, hide_short_help = true)]
+    pub long: bool,
+    /// Directories or files of the guest, with a colon in front as in cp or without.
+    #[arg(default_value = "/", value_name = "PATH")]
+    pub paths: Vec<String>,
 }
 
 /// `qga shell`.

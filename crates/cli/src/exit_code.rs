@@ -47,7 +47,9 @@ impl Code {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Success => "done",
-            Self::Failed => "several targets failed for different reasons, or a question was answered with no",
+            Self::Failed => {
+                "several targets failed for different reasons, a copy left something out, or a question was answered with no"
+            }
             Self::Usage => "the command line is wrong, or the target is no target",
             Self::NoSuchThing => "no such target; no such file or program in the guest",
             Self::NotReached => "the agent is not reached: nobody listens, not running, no port, not installed",

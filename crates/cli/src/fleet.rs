@@ -90,7 +90,7 @@ fn sum_up(names: &[String], results: &[Option<Result<()>>], general: &General) -
 }
 
 /// The code that all failures share, or the one that says that they differ.
-fn common_code(codes: &[u8]) -> Option<u8> {
+pub fn common_code(codes: &[u8]) -> Option<u8> {
     let first = *codes.first()?;
     Some(if codes.iter().all(|&code| code == first) { first } else { Code::Failed.number() })
 }

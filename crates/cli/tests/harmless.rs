@@ -142,26 +142,16 @@ fn files_are_copied_both_ways() {
 }
 
 #[test]
-fn a_copy_that_was_broken_off_goes_on() {
-    let Some(guest) = Guest::start() else { return };
-    let content = vec![7_u8; 5 << 20];
-    fs::write(guest.path("original"), &content).unwrap();
-    fs::write(guest.path(".copy.qga-partial"), &content[..2 << 20]).unwrap();
-    let report =
-        guest.json(["cp", "--resume", "--checksum", &format!(":{}", guest.text("original")), &guest.text("copy")]);
-    assert_eq!(report["resumed-bytes"], 2 << 20, "{report}");
-    assert_eq!(fs::read(guest.path("copy")).unwrap(), content);
-}
-
-#[test]
 fn trees_are_copied_and_what_cannot_be_is_named() {
     let Some(guest) = Guest::start() else { return };
     fs::create_dir_all(guest.path("tree/inner")).unwrap();
     fs::write(guest.path("tree/inner/file"), "content").unwrap();
     fs::write(guest.path("tree/line\nend"), "odd").unwrap();
-    fs::write(guest.path("tree").join(std::ffi::OsStr::from_bytes(b"\xff")), "no text").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(guest.path("tree/socket")).unwrap();
     std::os::unix::fs::symlink("inner/file", guest.path("tree/link")).unwrap();
-    let report = guest.json(["cp", &format!(":{}", guest.text("tree")), &guest.text("copy")]);
+    let ended = guest.qga(["--json", "cp", &format!(":{}", guest.text("tree")), &guest.text("copy")]);
+    assert_eq!(ended.code, Some(1), "what was left out is no success: {ended:?}");
+    let report = ended.json();
     assert_eq!((&report["files"], &report["links"]), (&json!(2), &json!(1)), "{report}");
     assert_eq!(report["skipped"].as_array().map(Vec::len), Some(1), "{report}");
     assert_eq!(fs::read_to_string(guest.path("copy/line\nend")).unwrap(), "odd");
@@ -184,6 +174,54 @@ fn files_are_listed_and_printed() {
     assert_eq!(listing[1]["name"], "b");
     assert_eq!((&listing[1]["size"], &listing[1]["kind"]), (&json!(4), &json!("file")));
     assert_eq!(guest.qga(["cat", &guest.text("b"), &guest.text("b")]).good(), "two\ntwo\n");
+    let ended = guest.qga(["cat", &guest.text("b"), "/nonexistent", &format!(":{}", guest.text("b"))]);
+    assert_eq!((ended.code, ended.text().as_str()), (Some(66), "two\ntwo\n"), "{ended:?}");
+    assert!(ended.stderr.contains("/nonexistent"), "{ended:?}");
+}
+
+#[test]
+fn a_listing_has_several_places_and_every_kind_of_file() {
+    let Some(guest) = Guest::start() else { return };
+    fs::create_dir_all(guest.path("d")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(guest.path("d/socket")).unwrap();
+    for name in [&b"a\xff"[..], b"a\\xff"] {
+        fs::write(guest.path("d").join(std::ffi::OsStr::from_bytes(name)), "").unwrap();
+    }
+    let (place, marked) = (guest.text("d"), format!(":{}", guest.text("d")));
+    assert_eq!(guest.qga(["ls", "-1", &marked]).good(), "a\\\\xff\na\\xff\nsocket\n");
+    assert!(guest.qga(["ls", "-l", &marked]).good().lines().any(|line| line.starts_with("srw")));
+    let listing = guest.json(["ls", &place]);
+    assert_eq!((&listing[0]["name"], &listing[0]["name-base64"]), (&json!("a\\xff"), &Value::Null), "{listing}");
+    assert_eq!(listing[1]["name-base64"], "Yf8=", "{listing}");
+    assert_eq!(listing[2]["kind"], "socket", "{listing}");
+    let ended = guest.qga(["ls", "-1", &place, "/nonexistent", "/dev/null", &place]);
+    assert_eq!(ended.code, Some(66), "{ended:?}");
+    assert!(ended.text().starts_with(&format!("/dev/null\n\n{place}:\na")), "{ended:?}");
+    let listing = guest.json(["ls", "/dev/null", &place]);
+    assert_eq!(listing[0]["entries"][0]["kind"], "character-device", "{listing}");
+    assert_eq!(listing[1]["path"], place.as_str(), "{listing}");
+}
+
+#[test]
+fn the_standard_streams_are_copied() {
+    let Some(guest) = Guest::start() else { return };
+    let (there, marked) = (guest.text("there"), format!(":{}", guest.text("there")));
+    let content: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
+    run_with_input(&guest.target(), ["cp", "-", &marked], &content).good();
+    assert!(fs::read(&there).unwrap() == content);
+    let ended = guest.qga(["cp", &marked, "-"]);
+    assert!(ended.code == Some(0) && ended.stdout == content, "{:?}", ended.stderr);
+    assert_eq!(guest.qga(["cp", &marked, "/dev/stdout"]).stdout, content);
+    let into_directory = format!(":{}", guest.directory.path().display());
+    guest.qga(["cp", "-", &into_directory]).failed(64, "standard input has no name");
+    // A file that standard output is appended to is appended to.
+    let log = guest.path("log");
+    fs::write(&log, "before\n").unwrap();
+    let mut command = command();
+    let output = fs::OpenOptions::new().append(true).open(&log).unwrap();
+    command.args(["-t", &guest.target(), "cp", ":/proc/sys/kernel/ostype", "-"]).stdout(output);
+    assert!(command.status().unwrap().success());
+    assert_eq!(fs::read_to_string(&log).unwrap(), "before\nLinux\n");
 }
 
 #[test]

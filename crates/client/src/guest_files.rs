@@ -21,7 +21,15 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Link,
-    /// A device, socket or FIFO.
+    /// A socket.
+    Socket,
+    /// A FIFO.
+    Fifo,
+    /// A character device.
+    CharacterDevice,
+    /// A block device.
+    BlockDevice,
+    /// Something that this library does not know.
     Other,
 }
 
@@ -42,6 +50,8 @@ pub struct GuestFile {
     pub group: String,
     /// When it was written last, in seconds since 1970.
     pub modified_seconds: i64,
+    /// How many names it has.
+    pub links: u64,
     /// Inode and times as the guest writes them: differs when the file was changed in between.
     pub stamp: String,
 }
@@ -65,7 +75,7 @@ impl fmt::Display for GuestFile {
 /// Fields of `stat`; owner and group have lines of their own, because there are names with blanks (`domain users`). A
 /// path cannot hold what begins a record, two slashes, unless it was given with them; so any name can be told from the
 /// next record.
-const RECORD: &str = "//%f %s %Y %i,%y,%z\n%U\n%G\n%n";
+const RECORD: &str = "//%f %s %Y %h %i,%y,%z\n%U\n%G\n%n";
 
 impl<T: Transport> Agent<T> {
     /// Looks at one file; a link is followed if asked for.
@@ -206,7 +216,7 @@ fn parse(output: &[u8]) -> Result<Vec<GuestFile>, Error> {
 
 fn parse_record(record: &[u8]) -> Option<GuestFile> {
     let mut lines = record.splitn(4, |&byte| byte == b'\n');
-    let mut fields = std::str::from_utf8(lines.next()?).ok()?.splitn(4, ' ');
+    let mut fields = std::str::from_utf8(lines.next()?).ok()?.splitn(5, ' ');
     let owner = String::from_utf8_lossy(lines.next()?).into_owned();
     let group = String::from_utf8_lossy(lines.next()?).into_owned();
     let path = lines.next()?;
@@ -218,6 +228,10 @@ fn parse_record(record: &[u8]) -> Option<GuestFile> {
             0o10 => FileKind::File,
             0o04 => FileKind::Directory,
             0o12 => FileKind::Link,
+            0o14 => FileKind::Socket,
+            0o01 => FileKind::Fifo,
+            0o02 => FileKind::CharacterDevice,
+            0o06 => FileKind::BlockDevice,
             _ => FileKind::Other,
         },
         mode: mode & 0o7777,
@@ -225,6 +239,7 @@ fn parse_record(record: &[u8]) -> Option<GuestFile> {
         owner,
         group,
         modified_seconds: fields.next()?.parse().ok()?,
+        links: fields.next()?.parse().ok()?,
         stamp: fields.next()?.to_owned(),
     })
 }
@@ -235,12 +250,12 @@ mod tests {
 
     #[test]
     fn a_name_with_line_ends_stays_whole() {
-        let output = b"//81a4 5 17 9,x y,z\nroot\ndomain users\n/a/b\nc\n//a1ff 0 -3 9,a\n0\n0\n/a/\n";
+        let output = b"//81a4 5 17 2 9,x y,z\nroot\ndomain users\n/a/b\nc\n//a1ff 0 -3 1 9,a\n0\n0\n/a/\n";
         let files = parse(output).unwrap();
         assert_eq!(files.len(), 2, "{files:?}");
         assert_eq!(files[0].path, b"/a/b\nc");
         assert_eq!((files[0].kind, files[0].size, files[0].mode), (FileKind::File, 5, 0o644));
-        assert_eq!(files[0].stamp, "9,x y,z");
+        assert_eq!((files[0].stamp.as_str(), files[0].links), ("9,x y,z", 2));
         assert_eq!((files[0].owner.as_str(), files[0].group.as_str()), ("root", "domain users"));
         assert_eq!((files[1].kind, files[1].modified_seconds), (FileKind::Link, -3));
     }
@@ -248,8 +263,8 @@ mod tests {
     #[test]
     fn a_record_that_makes_no_sense_is_no_missing_file() {
         assert_eq!(parse(b"").unwrap(), []);
-        parse(b"//81a4 5 17 9\nroot\nroot\n/a\n//x\nroot\nroot\n/b\n").unwrap_err();
-        parse(b"stat: usage\n//81a4 5 17 9\nroot\nroot\n/a\n").unwrap_err();
+        parse(b"//81a4 5 17 1 9\nroot\nroot\n/a\n//x\nroot\nroot\n/b\n").unwrap_err();
+        parse(b"stat: usage\n//81a4 5 17 1 9\nroot\nroot\n/a\n").unwrap_err();
     }
 
     #[test]

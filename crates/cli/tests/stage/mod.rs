@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports)] // each test file uses its part
 
+#[allow(unused_imports)] // as above
 pub use qga_scripted as scripted;
 
 use std::ffi::OsStr;

@@ -2,11 +2,19 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::holes::Sparse;
 use super::partial::Partial;
+use super::place::{Destination, Place, flags};
+use super::source::{MOST_OF_AN_UNSIZED_FILE, Patient};
 use super::{Copied, CopyOptions, OnProgress, Progress, explain, hex, stopped};
 use crate::agent::Agent;
 use crate::error::Error;
@@ -15,14 +23,15 @@ use crate::kind::Kind;
 use crate::transport::Transport;
 
 /// What is known of the file in the guest before it is copied.
-struct Original {
-    size: u64,
-    mode: Option<u32>,
-    stamp: Option<String>,
+pub(super) struct Original {
+    pub(super) size: u64,
+    pub(super) mode: Option<u32>,
+    pub(super) stamp: Option<String>,
 }
 
 impl<T: Transport> Agent<T> {
-    /// Copies a file of the guest to a path of the host; a file that is there is replaced when the copy is whole.
+    /// Copies a file of the guest to a path of the host. A file that is there gets the new content when all of it has
+    /// come, and keeps what else it has; links are followed, devices and FIFOs are written to.
     pub fn download(
         &mut self,
         guest: &str,
@@ -32,25 +41,51 @@ impl<T: Transport> Agent<T> {
     ) -> Result<Copied, Error> {
         let original = self.look_at(guest)?;
         let act = format!("copy {guest} from the guest to {}", host.display());
-        let partial = Partial::beside(host).map_err(|source| local(&act, source))?;
-        let copied = self.download_to(&partial, guest, &original, options, &act, on_progress);
+        match Destination::of(host).map_err(|source| local(&act, source))? {
+            Destination::File(place) => self.download_at(guest, &original, &place, options, &act, on_progress),
+            Destination::Through(path) => {
+                let mut go_on =
+                    || on_progress(Progress { path: guest, copied_bytes: 0, total_bytes: original.size }).is_continue();
+                let file = open_through(&path, &mut go_on).map_err(|source| local(&act, source));
+                let copied = file.and_then(|file| self.download_through(guest, &original, &file, &act, on_progress));
+                copied.map_err(|error| explain(error, &act, None, false))
+            }
+        }
+    }
+
+    /// Copies a file of the guest to what is open on the host: a pipe, a terminal. What has come when it fails stays there.
+    pub fn download_into(&mut self, guest: &str, file: &File, on_progress: OnProgress<'_>) -> Result<Copied, Error> {
+        let original = self.look_at(guest)?;
+        let act = format!("copy {guest} from the guest");
+        let copied = self.download_through(guest, &original, file, &act, on_progress);
+        copied.map_err(|error| explain(error, &act, None, false))
+    }
+
+    pub(super) fn download_at(
+        &mut self,
+        guest: &str,
+        original: &Original,
+        place: &Place,
+        options: CopyOptions,
+        act: &str,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Copied, Error> {
+        let source = options.resume.then_some(guest);
+        let partial = Partial::beside(place, source).map_err(|source| local(act, source))?;
+        let copied = self.download_to(&partial, guest, original, options, act, on_progress);
         let copied = copied.and_then(|copied| {
-            partial
-                .complete(host, original.mode.filter(|_| options.keep_mode))
-                .map_err(|source| local(&act, source))?;
+            let mode = original.mode.filter(|_| options.keep_mode);
+            partial.complete(place, mode).map_err(|source| local(act, source))?;
             Ok(copied)
         });
         copied.map_err(|error| {
             let is_wrong = matches!(error, Error::Changed { .. } | Error::Mismatch { .. });
             let is_full = error.kind() == Kind::HostFull;
-            let is_kept = options.resume
-                && !is_wrong
-                && !is_full
-                && partial.file.metadata().is_ok_and(|partial| partial.len() > 0);
+            let is_kept = options.resume && !is_wrong && !is_full && partial.is_worth_keeping();
             if !is_kept {
                 partial.remove();
             }
-            explain(error, &act, is_kept.then(|| partial.path.display().to_string()), options.resume)
+            explain(error, act, is_kept.then(|| partial.at.shown.display().to_string()), options.resume)
         })
     }
 
@@ -85,50 +120,87 @@ impl<T: Transport> Agent<T> {
         let mut hash = Sha256::new();
         let mut file = &partial.file;
         let resumed_at = if options.resume { self.resumable(file, guest, original.size, &mut hash)? } else { 0 };
-        file.set_len(resumed_at)
-            .and_then(|()| file.seek(SeekFrom::Start(resumed_at)))
-            .map_err(|source| local(act, source))?;
-
-        let handle = self.open(guest, "r")?;
-        let mut copied_bytes = resumed_at;
-        // Files that the kernel makes up, as those of /proc, say that they are empty.
-        let is_too_long = |bytes: u64| original.size > 0 && bytes > original.size;
-        let result = match resumed_at {
-            0 => Ok(0),
-            position => self.seek(handle, SeekFrom::Start(position)),
-        };
-        let result = result.and_then(|_| {
-            self.read_to_end(handle, act, &mut |bytes| {
-                // Else a file that grows as fast as it is read would fill the host's disk.
-                if is_too_long(copied_bytes + bytes.len() as u64) {
-                    copied_bytes += bytes.len() as u64;
-                    return Err(stopped());
-                }
-                file.write_all(bytes)?;
-                if options.verify {
-                    hash.update(bytes);
-                }
-                copied_bytes += bytes.len() as u64;
-                let progress = Progress { path: guest, copied_bytes, total_bytes: original.size.max(copied_bytes) };
-                if on_progress(progress).is_break() { Err(stopped()) } else { Ok(()) }
-            })
-        });
-        let changed = || Error::Changed { path: guest.to_owned() };
-        match self.close_after(handle, result) {
-            Err(error) if !is_too_long(copied_bytes) || error.needs_sync() => return Err(error),
-            Err(_) => return Err(changed()),
-            Ok(_) => {}
+        if !partial.is_direct {
+            file.set_len(resumed_at).map_err(|source| local(act, source))?;
         }
-        if original.size > 0 && copied_bytes != original.size {
-            return Err(changed());
+        let mut sparse = Sparse::new(file, resumed_at);
+        let copied_bytes = self.read_original(guest, original, resumed_at, act, on_progress, &mut |bytes| {
+            if options.verify {
+                hash.update(bytes);
+            }
+            if partial.is_direct { file.write_all(bytes) } else { sparse.write(bytes) }
+        })?;
+        if !partial.is_direct {
+            sparse.finish().map_err(|source| local(act, source))?;
         }
         if let Some(stamp) = &original.stamp
             && self.stat_file(guest, true)?.stamp != *stamp
         {
-            return Err(changed());
+            return Err(Error::Changed { path: guest.to_owned() });
         }
-        let sha256 = if options.verify { Some(self.compare(guest, &partial.path, copied_bytes, hash)?) } else { None };
+        let shown = &partial.at.shown;
+        let sha256 = if options.verify { Some(self.compare(guest, shown, copied_bytes, hash)?) } else { None };
         Ok(Copied { bytes: copied_bytes, resumed_at, sha256 })
+    }
+
+    fn download_through(
+        &mut self,
+        guest: &str,
+        original: &Original,
+        file: &File,
+        act: &str,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Copied, Error> {
+        let is_wanted = std::cell::Cell::new(true);
+        let mut heard = |progress: Progress<'_>| {
+            let answer = on_progress(progress);
+            is_wanted.set(answer.is_continue());
+            answer
+        };
+        let mut go_on = || is_wanted.get();
+        let mut patient = Patient { file, go_on: &mut go_on };
+        let bytes = self.read_original(guest, original, 0, act, &mut heard, &mut |bytes| patient.write_all(bytes))?;
+        Ok(Copied { bytes, resumed_at: 0, sha256: None })
+    }
+
+    /// Hands on a file's bytes from a position to its end: as many as it has said. Returns its size.
+    fn read_original(
+        &mut self,
+        guest: &str,
+        original: &Original,
+        from: u64,
+        act: &str,
+        on_progress: OnProgress<'_>,
+        take: crate::file::Take<'_>,
+    ) -> Result<u64, Error> {
+        let handle = self.open(guest, "r")?;
+        let mut copied_bytes = from;
+        // Files that the kernel makes up, as those of /proc, say that they are empty.
+        let is_sized = original.size > 0;
+        let most = if is_sized { original.size } else { MOST_OF_AN_UNSIZED_FILE };
+        let moved = if from == 0 { Ok(0) } else { self.seek(handle, SeekFrom::Start(from)) };
+        let result = moved.and_then(|_| {
+            self.read_to_end(handle, act, &mut |bytes| {
+                copied_bytes += bytes.len() as u64;
+                // Else a file that grows as fast as it is read would fill the host's disk.
+                if copied_bytes > most {
+                    return Err(stopped());
+                }
+                take(bytes)?;
+                let progress = Progress { path: guest, copied_bytes, total_bytes: original.size.max(copied_bytes) };
+                if on_progress(progress).is_break() { Err(stopped()) } else { Ok(()) }
+            })
+        });
+        match self.close_after(handle, result) {
+            Err(error) if copied_bytes <= most || error.needs_sync() => return Err(error),
+            Ok(_) if copied_bytes == original.size || !is_sized => return Ok(copied_bytes),
+            _ if is_sized => {}
+            _ => {
+                let cause = format!("it says that it is empty, and has no end after {} GiB", most >> 30);
+                return Err(Error::Guest { act: act.to_owned(), cause });
+            }
+        }
+        Err(Error::Changed { path: guest.to_owned() })
     }
 
     fn compare(&mut self, guest: &str, partial: &Path, bytes: u64, hash: Sha256) -> Result<String, Error> {
@@ -154,11 +226,32 @@ impl<T: Transport> Agent<T> {
         }
         let there = self.guest_sha256(guest, bytes)?;
         let mut so_far = Sha256::new();
-        if sum_up(&mut file, &mut so_far).is_err() || there != Some(hex(so_far.clone())) {
+        let summed = file.seek(SeekFrom::Start(0)).and_then(|_| sum_up(&mut file, &mut so_far));
+        if summed.is_err() || there != Some(hex(so_far.clone())) {
             return Ok(0);
         }
         *hash = so_far;
         Ok(bytes)
+    }
+}
+
+/// Opens what is no regular file for writing. A FIFO without a reader is waited for as long as `go_on` says.
+fn open_through(path: &Path, go_on: &mut dyn FnMut() -> bool) -> io::Result<File> {
+    const PAUSE: Duration = Duration::from_millis(50);
+    // What stood there may have given way to a file: none is made, and one that is there is emptied, as cp does.
+    let is_fifo = path.metadata()?.file_type().is_fifo();
+    let extra = if is_fifo { OFlags::NONBLOCK } else { OFlags::TRUNC };
+    loop {
+        let opened = File::options().write(true).custom_flags(flags(extra | OFlags::NOCTTY)).open(path);
+        match opened {
+            Err(error) if is_fifo && Errno::from_io_error(&error) == Some(Errno::NXIO) => {
+                if !go_on() {
+                    return Err(stopped());
+                }
+                thread::sleep(PAUSE);
+            }
+            opened => return opened,
+        }
     }
 }
 

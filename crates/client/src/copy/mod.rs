@@ -1,16 +1,31 @@
 //! Copies of files and trees between host and guest.
 //!
-//! A file is written under a temporary name, `.NAME.qga-partial` beside the final one, and renamed when it is whole, so
-//! nothing half-written ever has the final name. A copy that is broken off can be gone on with from the partial file.
+//! A file is written under a temporary name, `.NAME.SUM.qga-partial` beside the final one, and gets the final name when it
+//! is whole, so nothing half-written ever has it. A copy that is broken off can be gone on with from the partial file.
 //!
-//! Two copies to one name must not take each other's partial file for their own. On the host it is locked; in the guest,
-//! where nothing can hold a lock from one call to the next, its name is a random one unless it is to be found again; the
-//! one that is found again is copied, and the copy takes its name, so that each writes to a file of its own. It gets the
-//! final name only if it is still the same file and has all bytes.
+//! What stands at the destination stays what it is, as with cp: links are followed, devices and FIFOs are written to, a
+//! file keeps its owner, its permissions and its extended attributes. Where the temporary file cannot have them, or the
+//! file that is there has several names, the content is copied into the latter when it is whole.
+//!
+//! Two copies to one name must not take each other's partial file for their own. Its name is a random one unless it is to
+//! be found again. One that is, is locked on the host; in the guest, where nothing can hold a lock from one call to the
+//! next, it is copied, and the copy takes its name, so that each writes to a file of its own. It gets the final name only
+//! if it is still the same file and has all bytes.
 
+mod attributes;
+mod below;
+mod bundle;
+mod bundles_down;
+mod bundles_up;
 mod download;
+mod holes;
+mod names;
 mod partial;
+mod place;
+mod scripts;
+mod source;
 mod tree;
+mod tree_scripts;
 mod upload;
 
 use std::io;
@@ -32,7 +47,8 @@ pub struct CopyOptions {
     pub resume: bool,
     /// Compare checksums of both sides when the copy is done.
     pub verify: bool,
-    /// Give the copy the permissions of the original; without, it gets those of a new file.
+    /// Give a copy that is a new file the permissions of the original, less the umask; without, it gets those of any new
+    /// file. A file that was there keeps its own.
     pub keep_mode: bool,
 }
 
@@ -67,9 +83,6 @@ pub struct Copied {
     pub sha256: Option<String>,
 }
 
-/// The ending of a partial file's name.
-pub(crate) const PARTIAL: &str = ".qga-partial";
-
 /// Marks a function's error as the wish of the caller to end, on its way through a transfer.
 fn stopped() -> io::Error {
     io::Error::other(StoppedByCaller)
@@ -87,8 +100,11 @@ impl std::fmt::Display for StoppedByCaller {
 impl std::error::Error for StoppedByCaller {}
 
 fn is_stopped(error: &Error) -> bool {
-    let Error::Local { source, .. } = error else { return false };
-    source.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<StoppedByCaller>)
+    matches!(error, Error::Local { source, .. } if is_stop(source))
+}
+
+fn is_stop(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<StoppedByCaller>)
 }
 
 /// Says what became of the partial file.

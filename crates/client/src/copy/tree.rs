@@ -1,15 +1,20 @@
 //! Directories with all that is in them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::download::local;
-use super::{CopyOptions, OnProgress};
+use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
+
+use super::below::Below;
+use super::bundles_down::{Links, Listed, Packing, Wanted, explain_tree};
+use super::download::{Original, local, sum_up};
+use super::{CopyOptions, OnProgress, hex};
 use crate::agent::Agent;
 use crate::error::Error;
 use crate::guest_files::{FileKind, GuestFile};
@@ -31,8 +36,9 @@ pub struct TreeReport {
 }
 
 impl<T: Transport> Agent<T> {
-    /// Copies a directory of the guest into a directory of the host, which is made if it is not there. Files that are
-    /// there are replaced one by one; the first error ends the copy.
+    /// Copies a directory of the guest into a directory of the host, which is made if it is not there, and keeps its
+    /// permissions if it is. Files that are there get the new content, links that are there are never followed, except for the
+    /// outermost. Small files come in archives where the guest has tar. The first error ends the copy.
     pub fn download_tree(
         &mut self,
         guest: &str,
@@ -40,60 +46,170 @@ impl<T: Transport> Agent<T> {
         options: CopyOptions,
         on_progress: OnProgress<'_>,
     ) -> Result<TreeReport, Error> {
+        let act = format!("copy {guest} from the guest to {}", host.display());
         let top = self.stat_file(guest, true)?;
         let entries = self.list_directory(guest, true)?;
-        let mut report = TreeReport::default();
-        let mut directories = vec![(host.to_owned(), top.mode)];
-        let mut links = Vec::new();
-        make_directory(host)?;
-        // A directory that an earlier copy brought as a link leads anywhere; and the guest need not name it again.
-        let mut checked = HashSet::from([host.to_owned()]);
-        for entry in &entries {
-            let Some(place) = place_below(&entry.path, guest) else {
-                report.skip(entry, "its name leads out of the directory");
-                continue;
-            };
-            let place = host.join(place);
-            if !place.parent().is_some_and(|parent| checked.contains(parent)) {
-                report.skip(entry, "the guest does not say that it is in a directory");
-                continue;
-            }
-            let Ok(path) = entry.path_text() else {
-                report.skip(entry, "its name is not UTF-8, and the protocol carries text only");
-                continue;
-            };
-            match entry.kind {
-                FileKind::Directory => {
-                    make_directory(&place)?;
-                    checked.insert(place.clone());
-                    directories.push((place, entry.mode));
+        let packing = self.begin_packing(&act)?;
+        let mut tree = Download { guest, top, options, act: &act, report: TreeReport::default(), links: Vec::new() };
+        let copied = self.download_entries(&mut tree, &entries, packing.as_ref(), host, on_progress);
+        match (&copied, packing) {
+            (Err(error), _) if error.needs_sync() => {}
+            (_, Some(packing)) => {
+                let ended = self.end_packing(&packing, &act);
+                if copied.is_ok() {
+                    ended?;
                 }
-                FileKind::File => {
-                    report.bytes += self.download(path, &place, options, on_progress)?.bytes;
-                    report.files += 1;
-                }
-                FileKind::Link => links.push((path, place)),
-                FileKind::Other => report.skip(entry, "it is a device, a socket or a FIFO"),
             }
+            _ => {}
         }
-        // Last, so that no file is written through one.
-        for (path, place) in links {
-            let target = self.read_link(path)?;
-            make_link(OsStr::from_bytes(&target), &place)
-                .map_err(|source| local(&format!("make the link {}", place.display()), source))?;
-            report.links += 1;
-        }
-        report.directories = directories.len() as u64;
-        // The innermost first: a directory without the right to write takes no more files.
-        for (place, mode) in directories.iter().rev().filter(|_| options.keep_mode) {
-            fs::set_permissions(place, fs::Permissions::from_mode(mode & 0o777))
-                .map_err(|source| local(&format!("set the permissions of {}", place.display()), source))?;
-        }
-        Ok(report)
+        copied.map_err(|error| explain_tree(error, &act))?;
+        Ok(tree.report)
     }
 
-    /// Copies a directory of the host into a directory of the guest, which is made if it is not there. Files that are
-    /// there are replaced one by one; the first error ends the copy.
+    fn download_entries(
+        &mut self,
+        tree: &mut Download<'_>,
+        entries: &[GuestFile],
+        packing: Option<&Packing>,
+        host: &Path,
+        on_progress: OnProgress<'_>,
+    ) -> Result<(), Error> {
+        let mut made = Vec::new();
+        let is_new = make_top(host)?;
+        let mut below = Below::new(host).map_err(|source| local(tree.act, source))?;
+        let (mut small, mut large) = (Vec::new(), Vec::new());
+        // The guest need not name a directory before what is in it, nor need it be one on the host.
+        let mut checked = HashSet::from([PathBuf::new()]);
+        tree.report.directories = 1;
+        for entry in entries {
+            let Some(place) = place_below(&entry.path, tree.guest) else {
+                tree.report.skip(entry, "its name leads out of the directory");
+                continue;
+            };
+            if !place.parent().is_some_and(|parent| checked.contains(parent)) {
+                tree.report.skip(entry, "the guest does not say that it is in a directory, or that one was left out");
+                continue;
+            }
+            match entry.kind {
+                FileKind::Directory => match below.make_directory(&place) {
+                    Ok(is_new) => {
+                        made.extend(is_new.then(|| (place.clone(), entry.mode)));
+                        checked.insert(place);
+                        tree.report.directories += 1;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                        tree.report.skip(entry, "what is there on the host is no directory");
+                    }
+                    Err(source) => return Err(local(&format!("make the directory {}", place.display()), source)),
+                },
+                FileKind::File | FileKind::Link => {
+                    let is_packed = packing.is_some_and(|packing| packing.takes(entry));
+                    let listed = Listed { file: entry, place };
+                    if is_packed { small.push(listed) } else { large.push(listed) }
+                }
+                _ => tree.report.skip(entry, "it is a device, a socket or a FIFO"),
+            }
+        }
+        if tree.options.resume {
+            self.leave_out_the_same(tree, &mut below, &mut small)?;
+            self.leave_out_the_same(tree, &mut below, &mut large)?;
+        }
+        if let Some(packing) = packing {
+            let mut wanted = Wanted::default();
+            let small = small.into_iter().map(Some).chain([None]);
+            for listed in small {
+                let is_last = listed.is_none();
+                if let Some(listed) = listed {
+                    wanted.push(listed);
+                }
+                if is_last || wanted.is_full() {
+                    self.fetch(packing, tree, std::mem::take(&mut wanted), &mut below, on_progress)?;
+                }
+            }
+        }
+        for Listed { file, place } in large {
+            let Ok(path) = file.path_text() else {
+                tree.report.skip(file, "its name is not UTF-8, and the protocol carries text only");
+                continue;
+            };
+            if file.kind == FileKind::Link {
+                let target = self.read_link(path)?;
+                tree.links.push((place, target));
+                continue;
+            }
+            self.download_large(tree, file, path, &place, &mut below, on_progress)?;
+        }
+        // Last, so that no file is written through one.
+        for (place, target) in std::mem::take(&mut tree.links) {
+            match below.make_link(&place, OsStr::from_bytes(&target)) {
+                Ok(()) => tree.report.links += 1,
+                Err(source) => tree.report.skipped.push((place, format!("the link cannot be made: {source}"))),
+            }
+        }
+        // The innermost first: a directory without the right to enter it lets nobody change what is in it.
+        for (place, mode) in made.iter().rev().filter(|_| tree.options.keep_mode) {
+            let set = below.set_mode(place, *mode);
+            set.map_err(|source| local(&format!("set the permissions of {}", place.display()), source))?;
+        }
+        if is_new && tree.options.keep_mode {
+            let permissions = fs::Permissions::from_mode(super::attributes::less_umask(tree.top.mode));
+            fs::set_permissions(host, permissions)
+                .map_err(|source| local(&format!("set the permissions of {}", host.display()), source))?;
+        }
+        Ok(())
+    }
+
+    fn download_large(
+        &mut self,
+        tree: &mut Download<'_>,
+        file: &GuestFile,
+        path: &str,
+        place: &Path,
+        below: &mut Below,
+        on_progress: OnProgress<'_>,
+    ) -> Result<(), Error> {
+        let act = format!("copy {path} from the guest to {}", place.display());
+        let place = below.place(place).map_err(|source| local(&act, source))?;
+        let original = Original { size: file.size, mode: Some(file.mode), stamp: Some(file.stamp.clone()) };
+        let copied = self.download_at(path, &original, &place, tree.options, &act, on_progress)?;
+        tree.report.files += 1;
+        tree.report.bytes += copied.bytes;
+        Ok(())
+    }
+
+    /// What is there on the host with the same content need not come again.
+    fn leave_out_the_same(
+        &mut self,
+        tree: &mut Download<'_>,
+        below: &mut Below,
+        listed: &mut Vec<Listed<'_>>,
+    ) -> Result<(), Error> {
+        let mut here = HashMap::new();
+        for file in listed.iter().filter(|listed| listed.file.kind == FileKind::File) {
+            let there = below.place(&file.place).and_then(|place| place.open_there(OFlags::RDONLY));
+            let (Ok(Some(mut there)), Some(name)) = (there, file.place.to_str()) else { continue };
+            let is_candidate = there.metadata().is_ok_and(|there| there.len() == file.file.size);
+            let mut sum = Sha256::new();
+            if is_candidate && sum_up(&mut there, &mut sum).is_ok() {
+                here.insert(name.to_owned(), hex(sum));
+            }
+        }
+        let sums = self.guest_sums(tree.guest, here.keys().map(String::as_str), tree.act)?;
+        listed.retain(|listed| {
+            let name = listed.place.to_str().unwrap_or_default();
+            let is_same = here.get(name).is_some_and(|here| sums.get(name.as_bytes()) == Some(here));
+            if is_same {
+                tree.report.files += 1;
+                tree.report.bytes += listed.file.size;
+            }
+            !is_same
+        });
+        Ok(())
+    }
+
+    /// Copies a directory of the host into a directory of the guest, which is made if it is not there, and keeps its
+    /// permissions if it is. Files that are there get the new content. Small files go in archives where the guest has tar.
+    /// The first error ends the copy.
     pub fn upload_tree(
         &mut self,
         host: &Path,
@@ -101,14 +217,22 @@ impl<T: Transport> Agent<T> {
         options: CopyOptions,
         on_progress: OnProgress<'_>,
     ) -> Result<TreeReport, Error> {
+        if let Some(report) = self.upload_in_bundles(host, guest, options, on_progress)? {
+            return Ok(report);
+        }
         let mut report = TreeReport::default();
         let mut directories = Vec::new();
         let mut waiting = vec![(host.to_owned(), guest.trim_end_matches('/').to_owned())];
         while let Some((here, there)) = waiting.pop() {
             let act = format!("copy {} to the guest", here.display());
             let metadata = here.metadata().map_err(|source| local(&act, source))?;
-            self.run_tool("mkdir", &["-p", "--", &there], &format!("make the directory {there} in the guest"))?;
-            directories.push((there.clone(), metadata.permissions().mode() & 0o777));
+            let is_there = self.stat_file(&there, true).is_ok_and(|there| there.kind == FileKind::Directory);
+            if !is_there {
+                self.run_tool("mkdir", &["-p", "--", &there], &format!("make the directory {there} in the guest"))?;
+                // As those of new files: less the umask, which only a shell would tell.
+                directories.push((there.clone(), super::attributes::less_umask(metadata.permissions().mode())));
+            }
+            report.directories += 1;
             let mut entries: Vec<fs::DirEntry> = fs::read_dir(&here)
                 .and_then(Iterator::collect::<io::Result<Vec<fs::DirEntry>>>)
                 .map_err(|source| local(&act, source))?;
@@ -132,7 +256,6 @@ impl<T: Transport> Agent<T> {
                 }
             }
         }
-        report.directories = directories.len() as u64;
         for (there, mode) in directories.iter().rev().filter(|_| options.keep_mode) {
             let act = format!("set the permissions of {there} in the guest");
             self.run_tool("chmod", &[&format!("{mode:o}"), "--", there], &act)?;
@@ -154,6 +277,16 @@ impl<T: Transport> Agent<T> {
     }
 }
 
+/// A tree on its way to the host.
+pub(super) struct Download<'a> {
+    pub(super) guest: &'a str,
+    top: GuestFile,
+    pub(super) options: CopyOptions,
+    pub(super) act: &'a str,
+    pub(super) report: TreeReport,
+    pub(super) links: Links,
+}
+
 impl TreeReport {
     fn skip(&mut self, entry: &GuestFile, why: &str) {
         self.skipped.push((PathBuf::from(OsStr::from_bytes(&entry.path)), why.to_owned()));
@@ -172,25 +305,11 @@ fn place_below(path: &[u8], directory: &str) -> Option<PathBuf> {
     is_below.then(|| rest.to_owned())
 }
 
-/// Makes a directory where none is; what a link leads to does not count as one, except for the outermost.
-fn make_directory(place: &Path) -> Result<(), Error> {
-    let act = || format!("make the directory {}", place.display());
-    match fs::create_dir(place) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let is_directory = fs::symlink_metadata(place).is_ok_and(|metadata| metadata.is_dir());
-            if is_directory { Ok(()) } else { Err(local(&act(), error)) }
-        }
-        made => made.map_err(|source| local(&act(), source)),
-    }
-}
-
-fn make_link(target: &OsStr, place: &Path) -> io::Result<()> {
-    match symlink(target, place) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(place)?;
-            symlink(target, place)
-        }
-        made => made,
+/// Makes the outermost directory where none is, and says whether it did.
+fn make_top(host: &Path) -> Result<bool, Error> {
+    match fs::create_dir(host) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && host.is_dir() => Ok(false),
+        made => made.map(|()| true).map_err(|source| local(&format!("make the directory {}", host.display()), source)),
     }
 }
 

@@ -30,8 +30,10 @@ pub struct Agent {
     pub exclusive: Exclusive,
     /// What requests may hold of memory.
     pub budget: Budget,
-    /// Commands given up on.
+    /// Commands that run and could hang.
     pub stuck: Stuck,
+    /// Those of them that end a freeze.
+    pub stuck_ways_out: Stuck,
 }
 
 impl Agent {
@@ -46,6 +48,7 @@ impl Agent {
             exclusive: Exclusive::default(),
             budget: Budget::default(),
             stuck: Stuck::default(),
+            stuck_ways_out: Stuck::default(),
         }
     }
 

@@ -81,10 +81,10 @@ fn serve(agent: &Agent, entry: &Entry, request: &Request, voice: &Voice) -> Resu
     let call = Call { agent, voice };
     let delimited = entry.info.name == SyncDelimited::INFO.name;
     let answer = Answer::new(voice, request.id(), delimited, entry.info.rules.success_response);
-    // What may run while frozen may be the way out.
-    if !entry.info.rules.immediate && !entry.info.rules.while_frozen {
-        agent.stuck.admit(entry.info.name)?;
-    }
+    let rules = entry.info.rules;
+    // What may run while frozen may be the way out: others must not keep it out.
+    let running = if rules.while_frozen { &agent.stuck_ways_out } else { &agent.stuck };
+    let _admitted = if rules.immediate { None } else { Some(running.admit(entry.info.name, voice.silenced())?) };
     let guarded = catch_unwind(AssertUnwindSafe(|| (entry.serve)(request, &call, answer)));
     guarded.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());

@@ -134,11 +134,9 @@ impl State {
     }
 
     /// Counts a job as running. An answer counts too, so that nobody overtakes it.
-    fn begin(&mut self, job: &Job) -> Instant {
-        let since = Instant::now();
-        self.running = Some(Running { name: job.name(), since });
+    fn begin(&mut self, job: &Job) {
+        self.running = Some(Running { name: job.name(), since: Instant::now() });
         self.begun += 1;
-        since
     }
 }
 
@@ -357,7 +355,6 @@ impl Lane {
             // A client that leaves without waiting for a quick command is nothing to warn of.
             let level = if running.since.elapsed() < STUCK { log::Level::Info } else { log::Level::Warn };
             log::log!(level, "{} has been running for {seconds:.1} s and {behind} ({waiting} waiting)", running.name);
-            self.agent.stuck.add(&running.name, running.since);
         }
         state.end = Some(end);
         self.changed.notify_all();
@@ -385,7 +382,6 @@ impl Lane {
             let mut state = self.lock();
             let ended = state.running.take();
             if let (Some(_), Some(Running { name, since })) = (state.end, ended) {
-                self.agent.stuck.remove(&name, since);
                 log::info!("{name} ended after {:.1} s; its reply was dropped", since.elapsed().as_secs_f32());
             }
             if state.queue.is_empty() {
@@ -413,11 +409,7 @@ impl Lane {
         }
         let job = state.queue.pop_front()?;
         state.queued_bytes -= job.bytes();
-        let since = state.begin(&job);
-        if state.end.is_some() {
-            drop(state);
-            self.agent.stuck.add(&job.name(), since);
-        }
+        state.begin(&job);
         Some(job)
     }
 
@@ -462,9 +454,7 @@ impl Drop for ReturnsLoan<'_> {
         }
         let lane = self.0;
         let mut state = lane.lock();
-        if let (Some(_), Some(Running { name, since })) = (state.end, state.running.take()) {
-            lane.agent.stuck.remove(&name, since);
-        }
+        state.running = None;
         state.queue.clear();
         state.queued_bytes = 0;
         drop(state);

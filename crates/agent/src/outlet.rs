@@ -33,7 +33,7 @@ struct State {
 /// The right to speak, until silenced.
 pub struct Voice {
     outlet: Arc<Outlet>,
-    silenced: AtomicBool,
+    silenced: Arc<AtomicBool>,
     /// Silenced because the client has stopped waiting, though it is still there.
     given_up: AtomicBool,
     /// Writing failed: the client is gone.
@@ -59,7 +59,7 @@ impl Outlet {
     pub fn voice(self: &Arc<Self>) -> Voice {
         Voice {
             outlet: Arc::clone(self),
-            silenced: AtomicBool::new(false),
+            silenced: Arc::default(),
             given_up: AtomicBool::new(false),
             unheard: AtomicBool::new(false),
             speaking: AtomicBool::new(false),
@@ -82,6 +82,11 @@ impl Voice {
     /// Whether it was taken away.
     pub fn is_silenced(&self) -> bool {
         self.silenced.load(Ordering::Acquire)
+    }
+
+    /// Whether it was taken away, for somebody who wants to know later too.
+    pub fn silenced(&self) -> &Arc<AtomicBool> {
+        &self.silenced
     }
 
     /// Takes the right to speak away, because the client does not wait for what is said.

@@ -1,5 +1,5 @@
-//! passwd(5) and files of keys. A key that was added is there once and can be removed again; other lines stay as they
-//! are, byte for byte.
+//! passwd(5) and files of keys. A key that was added is there once; it and every key that is listed can be removed; what is
+//! added changes no other line.
 
 #![no_main]
 
@@ -26,8 +26,12 @@ fuzz_target!(|input: &[u8]| {
     assert!(with.len() <= file.len() + key.len() + 2);
     assert_eq!(readers::keys_added(&with, std::slice::from_ref(&key)).as_deref(), Ok(&*with), "a key is added twice");
     let line_of_key = |line: &[u8]| line == key.as_bytes();
-    let without = readers::keys_removed(&with, std::slice::from_ref(&key));
+    let without = readers::keys_removed(&with, std::slice::from_ref(&key)).expect("what was added is a line");
     let lines = |bytes: &[u8]| bytes.split(|byte| *byte == b'\n').filter(|line| line_of_key(line)).count();
     assert!(key.is_empty() || lines(&with) >= 1, "the key is not there");
     assert!(key.is_empty() || lines(&without) == 0, "the key is still there");
+    for key in listed {
+        let without = readers::keys_removed(file, std::slice::from_ref(&key)).expect("what is listed is a line");
+        assert!(!readers::keys(&without).contains(&key), "what is listed cannot be removed");
+    }
 });

@@ -3,6 +3,7 @@
 //!
 //! Readers of the system's files need none: [`serve_recorded`](crate::serve_recorded) runs the whole command on them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -77,19 +78,18 @@ pub fn account(passwd: &[u8], name: Option<&str>) -> Option<(u32, u32, PathBuf)>
 /// The keys in a file of keys.
 #[must_use]
 pub fn keys(file: &[u8]) -> Vec<String> {
-    keys::listed(file)
+    keys::listed(file).map(Cow::into_owned).collect()
 }
 
 /// A file of keys with keys added; why they are refused otherwise.
 pub fn keys_added(file: &[u8], added: &[String]) -> Result<Vec<u8>, String> {
     keys::check_added(added).map_err(|error| error.desc)?;
-    Ok(keys::with(file, added))
+    Ok(keys::with(file.to_vec(), added).bytes)
 }
 
-/// A file of keys without some.
-#[must_use]
-pub fn keys_removed(file: &[u8], removed: &[String]) -> Vec<u8> {
-    keys::without(file, removed)
+/// A file of keys without some; why that is refused otherwise.
+pub fn keys_removed(file: &[u8], removed: &[String]) -> Result<Vec<u8>, String> {
+    keys::without(file.to_vec(), removed).map(|changed| changed.bytes).map_err(|error| error.desc)
 }
 
 /// What the agent would run by, as it dumps it, for the bytes of a configuration file.

@@ -4,7 +4,7 @@
 
 use crate::base64::Base64Text;
 use crate::command::{Command, Family, Nothing};
-use crate::{command, object};
+use crate::{command, encode, object};
 
 /// The family's commands.
 pub const FAMILY: Family = Family {
@@ -55,6 +55,27 @@ object! {
     }
 }
 
+/// The same written key by key, so that a long list never exists whole.
+impl AuthorizedKeys {
+    /// What comes before the first key.
+    pub fn begin(line: &mut Vec<u8>) {
+        line.extend_from_slice(b"{\"keys\": [");
+    }
+
+    /// One key.
+    pub fn key(line: &mut Vec<u8>, key: &str, is_first: bool) {
+        if !is_first {
+            line.extend_from_slice(b", ");
+        }
+        encode::append(line, key);
+    }
+
+    /// What comes after the last key.
+    pub fn end(line: &mut Vec<u8>) {
+        line.extend_from_slice(b"]}");
+    }
+}
+
 command! {
     "guest-ssh-add-authorized-keys", since "5.2", reply Nothing, rules { exclusive: true },
     /// Adds public keys to those that may log in as a user by SSH; file as in `guest-ssh-get-authorized-keys`.
@@ -79,14 +100,16 @@ command! {
     "guest-ssh-remove-authorized-keys", since "5.2", reply Nothing, rules { exclusive: true },
     /// Removes public keys from those that may log in as a user by SSH; file as in `guest-ssh-get-authorized-keys`.
     ///
-    /// Every line that equals a key, byte for byte, is removed; other lines stay as they are. A key that is not there
-    /// is no error, nor is a missing file, except on Windows.
+    /// Every line that `guest-ssh-get-authorized-keys` returns as a key is removed, and so is every line with the same key
+    /// under other options or another comment; other lines stay as they are. A key that is not there is no error, nor is
+    /// a missing file, except on Windows.
     ///
-    /// Errors: an unknown user; a key that contains a newline or starts with `#`; a file that cannot be written.
+    /// Errors, after which the file is unchanged: an unknown user; a key that contains a newline or starts with `#`; a text
+    /// that is neither a key nor a line of the file; a file that cannot be written.
     pub struct RemoveAuthorizedKeys {
         /// The user.
         username: String,
-        /// The keys, each exactly as its line in the file.
+        /// The keys, each as `guest-ssh-get-authorized-keys` returns it, or as the type and the key alone.
         keys: Vec<String>,
     }
 }

@@ -108,6 +108,24 @@ fn refusals(guest: &mut Guest) -> Result<()> {
             ensure!(reply == json!({"return": {}}) && logs_in(guest, wrong_password)?, "the original: {reply}");
             guest.shell("echo ann:old | chpasswd")?;
         }
+        // What the original leaves: whether everybody gets in, and whether the old password still does.
+        for (hash, is_open) in [(&b""[..], true), (b"$6$salt$cut", false), (b"old", false)] {
+            let request = request("ann", hash, true);
+            let reply = guest.talk_to_ours()?.ask(&request)?;
+            let text = reply["error"]["desc"].as_str().unwrap_or_default();
+            ensure!(text.starts_with("the crypted password was not set: "), "{request}: {reply}");
+            ensure!(logs_in(guest, "old")?, "{request}: the password has changed");
+            let reply = guest.talk_to_original()?.ask(&request)?;
+            ensure!(reply == json!({"return": {}}), "the original: {reply}");
+            ensure!(logs_in(guest, "old")? == is_open, "the original has left another account than it did: {request}");
+            guest.shell("echo ann:old | chpasswd")?;
+        }
+        // A lock that was asked for.
+        for lock in [&b"!"[..], b"*"] {
+            let reply = guest.talk_to_ours()?.ask(&request("ann", lock, true))?;
+            ensure!(reply == json!({"return": {}}) && !logs_in(guest, "old")?, "{lock:?}: {reply}");
+            guest.shell("echo ann:old | chpasswd")?;
+        }
         guest.note(format!("{} refusals alike; a cut password is an error of ours alone", as_original.len()));
         Ok(())
     })

@@ -2,8 +2,9 @@
 //! guest-ssh-remove-authorized-keys.
 //!
 //! A host says who may log in; a user of the guest must gain nothing from that. So the keys are read and written with
-//! the user's own rights alone.
+//! the user's own rights, or with the agent's where those do no more harm.
 
+mod hash;
 pub mod keys;
 #[cfg(target_os = "linux")]
 pub mod linux;
@@ -16,7 +17,11 @@ use qga_protocol::command::Nothing;
 use self::linux as os;
 use crate::dispatch::Call;
 use crate::error::Error;
-use crate::registry::{Entry, Outcome, Run, family};
+use crate::outlet::Answer;
+use crate::registry::{Entry, Outcome, Run, Stream, family};
+
+/// Bytes of a list of keys that are sent at once.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// The family's commands.
 pub const ENTRIES: &[Entry] = family![SetUserPassword<'_>, GetAuthorizedKeys, AddAuthorizedKeys, RemoveAuthorizedKeys];
@@ -29,10 +34,36 @@ impl Run for SetUserPassword<'_> {
     }
 }
 
+/// The machine that a command works on.
+fn machine<'a>(call: &'a Call<'_>) -> os::Machine<'a> {
+    os::Machine { root: &call.agent.root, budget: &call.agent.budget }
+}
+
 impl Run for GetAuthorizedKeys {
     fn run(self, call: &Call<'_>) -> Result<Outcome<AuthorizedKeys>, Error> {
-        let file = os::key_file(&call.agent.root, &self.username)?;
-        Ok(AuthorizedKeys { keys: keys::listed(&file) }.into())
+        Ok(Outcome::Stream(Box::new(KeyList(os::key_file(&machine(call), &self.username)?))))
+    }
+}
+
+/// The keys of a file, made while they are sent.
+struct KeyList(os::Content);
+
+impl Stream for KeyList {
+    fn send(self: Box<Self>, mut answer: Answer<'_>, call: &Call<'_>) {
+        let mut line = Vec::new();
+        Answer::begin_line(&mut line);
+        AuthorizedKeys::begin(&mut line);
+        for (index, key) in keys::listed(&self.0.bytes).enumerate() {
+            AuthorizedKeys::key(&mut line, &key, index == 0);
+            if line.len() >= PIECE_BYTES {
+                call.note_progress();
+                if !answer.send_piece(&mut line) {
+                    return;
+                }
+            }
+        }
+        AuthorizedKeys::end(&mut line);
+        answer.end_line(&mut line);
     }
 }
 
@@ -40,7 +71,7 @@ impl Run for AddAuthorizedKeys {
     fn run(self, call: &Call<'_>) -> Result<Outcome<Nothing>, Error> {
         keys::check_added(&self.keys)?;
         let (added, reset) = (self.keys, self.reset.unwrap_or(false));
-        os::add_keys(&call.agent.root, &self.username, reset, move |file| keys::with(file, &added))?;
+        os::add_keys(&machine(call), &self.username, reset, move |file| Ok(keys::with(file, &added)))?;
         Ok(Nothing {}.into())
     }
 }
@@ -49,7 +80,7 @@ impl Run for RemoveAuthorizedKeys {
     fn run(self, call: &Call<'_>) -> Result<Outcome<Nothing>, Error> {
         keys::check(&self.keys)?;
         let removed = self.keys;
-        os::remove_keys(&call.agent.root, &self.username, move |file| keys::without(file, &removed))?;
+        os::remove_keys(&machine(call), &self.username, move |file| keys::without(file, &removed))?;
         Ok(Nothing {}.into())
     }
 }

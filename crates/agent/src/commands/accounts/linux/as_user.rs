@@ -4,10 +4,13 @@
 //! user has put in the way, it can be reached only as far as the user could reach it anyway. The real and saved users
 //! stay the agent's: the user may not send signals to the thread or trace it.
 //!
+//! Where the agent may not act as somebody else, or the user's own rights do not get as far as the agent's, the same is done
+//! with the agent's own, on a thread of its own as well.
+//!
 //! A user can also mount a file system that never answers. So the work has a deadline, and those that hang are few.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -22,8 +25,10 @@ use super::users::Account;
 use crate::error::Error;
 use crate::lane::STACK_BYTES;
 
-/// How long the work may take.
+/// How long the work may take, or each large piece of it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it may take that long.
+const ROUNDS_MAX: usize = 6;
 /// Threads that may hang in files of one user, and in all.
 const HANGING_MAX: (usize, usize) = (2, 16);
 
@@ -32,12 +37,40 @@ static AT_WORK: Mutex<Vec<Work>> = Mutex::new(Vec::new());
 
 /// Who decides: the work whether it takes effect, or the one who waits whether it is given up.
 #[derive(Debug, Default)]
-pub struct Turn(AtomicBool);
+pub struct Turn {
+    is_taken: AtomicBool,
+    pieces: AtomicUsize,
+}
+
+/// With whose rights work is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// The user's alone.
+    User,
+    /// The agent's own.
+    Agent,
+}
+
+/// Why work has no result.
+#[derive(Debug)]
+pub enum Failure<E> {
+    /// The agent may not act as the user.
+    NotBegun(io::Error),
+    /// What went wrong.
+    Failed(E),
+    /// Nobody waits for it any more, or it was never begun; the text says why.
+    GivenUp(Error),
+}
 
 impl Turn {
     /// True for the first who asks.
     pub fn take(&self) -> bool {
-        !self.0.swap(true, Ordering::AcqRel)
+        !self.is_taken.swap(true, Ordering::AcqRel)
+    }
+
+    /// Says that a large piece of the work is done.
+    pub fn note_progress(&self) {
+        self.pieces.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -78,47 +111,65 @@ impl Drop for Place {
     }
 }
 
-/// Does the work as the user. `act` begins the texts of what goes wrong around it.
-pub fn run<T: Send + 'static>(
+/// Does the work with somebody's rights. `act` begins the texts of what goes wrong around it.
+pub fn run<T: Send + 'static, E: Send + 'static>(
+    rights: Rights,
     account: &Account,
     act: &str,
-    work: impl FnOnce(&Turn) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    run_within(PATIENCE, account, act, work)
+    work: impl FnOnce(&Turn) -> Result<T, E> + Send + 'static,
+) -> Result<T, Failure<E>> {
+    run_within(PATIENCE, rights, account, act, work)
 }
 
-fn run_within<T: Send + 'static>(
+fn run_within<T: Send + 'static, E: Send + 'static>(
     patience: Duration,
+    rights: Rights,
     account: &Account,
     act: &str,
-    work: impl FnOnce(&Turn) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
+    work: impl FnOnce(&Turn) -> Result<T, E> + Send + 'static,
+) -> Result<T, Failure<E>> {
+    let given_up = |cause: &str| Failure::GivenUp(Error::new(format!("{act}: {cause}")));
     let Some(place) = Place::reserve(account.uid, patience) else {
-        return Err(Error::new(format!("{act}: earlier commands for files of this user have not ended")));
+        return Err(given_up("earlier commands for files of this user have not ended"));
     };
-    let (account, failed) = (account.clone(), act.to_owned());
+    let account = account.clone();
     let turn = Arc::new(Turn::default());
     let (sender, receiver) = sync_channel(1);
     let turn_of_work = Arc::clone(&turn);
     let thread = thread::Builder::new().name("as user".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-        let done = match become_user(&account) {
-            Ok(()) => work(&turn_of_work),
-            Err(cause) => Err(Error::io(format!("{failed}: cannot act as user id {}", account.uid), &cause)),
+        let ready = match rights {
+            Rights::User => become_user(&account),
+            Rights::Agent => Ok(()),
+        };
+        let done = match ready {
+            Ok(()) => work(&turn_of_work).map_err(Failure::Failed),
+            Err(cause) => Err(Failure::NotBegun(cause)),
         };
         drop(place);
         // Nobody takes it any more if it has been given up.
         let _ = sender.send(done);
     });
-    thread.map_err(|cause| Error::io(format!("{act}: cannot start a thread"), &cause))?;
+    if let Err(cause) = thread {
+        return Err(given_up(&format!("cannot start a thread: {cause}")));
+    }
     let mut done = receiver.recv_timeout(patience);
+    let mut pieces = 0;
+    for _ in 1..ROUNDS_MAX {
+        let now = turn.pieces.load(Ordering::Relaxed);
+        if !matches!(done, Err(RecvTimeoutError::Timeout)) || now == pieces {
+            break;
+        }
+        pieces = now;
+        done = receiver.recv_timeout(patience);
+    }
     if matches!(done, Err(RecvTimeoutError::Timeout)) && !turn.take() {
         // It has taken effect by now, or is about to.
         done = receiver.recv_timeout(patience);
     }
     done.unwrap_or_else(|error| {
-        Err(Error::new(match error {
-            RecvTimeoutError::Timeout => format!("{act}: the file system does not answer"),
-            RecvTimeoutError::Disconnected => format!("{act}: the agent failed, its log says why"),
+        Err(given_up(match error {
+            RecvTimeoutError::Timeout => "the file system does not answer",
+            RecvTimeoutError::Disconnected => "the agent failed, its log says why",
         }))
     })
 }
@@ -139,13 +190,23 @@ fn become_user(account: &Account) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Account, HANGING_MAX, Turn, become_user, run, run_within};
+    use super::{Account, Failure, HANGING_MAX, Rights, Turn, become_user, run, run_within};
+    use crate::error::Error;
     use rustix::process::geteuid;
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{TryRecvError, channel};
     use std::time::Duration;
 
     fn account(uid: u32) -> Account {
         Account { uid, gid: uid, home: "/nonexistent".into() }
+    }
+
+    /// The text of what went wrong around the work.
+    fn text<T>(done: Result<T, Failure<Error>>) -> String {
+        match done {
+            Err(Failure::GivenUp(error)) => error.desc,
+            Err(other) => panic!("{other:?}"),
+            Ok(_) => panic!("it is done"),
+        }
     }
 
     #[test]
@@ -159,21 +220,21 @@ mod tests {
         let own = account(geteuid().as_raw());
         let (release, hold) = channel::<()>();
         let (report, taken) = channel();
-        let stuck = run_within(Duration::from_millis(50), &own, "failed", move |turn| {
+        let stuck = run_within(Duration::from_millis(50), Rights::User, &own, "failed", move |turn| {
             let _ = hold.recv();
             let _ = report.send(turn.take());
-            Ok(())
+            Ok::<_, Error>(())
         });
-        assert_eq!(stuck.unwrap_err().desc, "failed: the file system does not answer");
+        assert_eq!(text(stuck), "failed: the file system does not answer");
         let mut released = vec![release];
         let refused = loop {
             let (release, hold) = channel::<()>();
             released.push(release);
-            let done = run_within(Duration::from_millis(50), &own, "failed", move |_| {
+            let done = run_within(Duration::from_millis(50), Rights::User, &own, "failed", move |_| {
                 let _ = hold.recv();
-                Ok(())
+                Ok::<_, Error>(())
             });
-            let text = done.unwrap_err().desc;
+            let text = text(done);
             if text != "failed: the file system does not answer" {
                 break text;
             }
@@ -185,15 +246,30 @@ mod tests {
     }
 
     #[test]
+    fn work_that_gets_on_is_waited_for_longer_but_not_for_ever() {
+        let own = account(geteuid().as_raw());
+        let (release, hold) = channel::<()>();
+        let done = run_within(Duration::from_millis(20), Rights::Agent, &own, "failed", move |turn| {
+            while hold.try_recv() == Err(TryRecvError::Empty) {
+                turn.note_progress();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok::<_, Error>(())
+        });
+        assert_eq!(text(done), "failed: the file system does not answer");
+        drop(release);
+    }
+
+    #[test]
     fn the_rights_are_the_users_and_only_in_the_thread() {
         if !geteuid().is_root() {
             println!("skipped: only root can become another user");
             return;
         }
-        let found = run(&account(61234), "failed", |_| {
+        let found = run(Rights::User, &account(61234), "failed", |_| {
             let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
             assert!(std::fs::read("/etc/shadow").is_err());
-            Ok(status)
+            Ok::<_, Error>(status)
         });
         let found = found.unwrap();
         let line = |name: &str| found.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::commands::accounts::hash;
 use crate::error::Error;
 use crate::programs::Exit;
 use crate::root::Root;
@@ -34,6 +35,9 @@ fn line(user: &str, password: &[u8], crypted: bool) -> Result<Vec<u8>, Error> {
     }
     if user.contains(['\n', ':', '\0']) {
         return Err(Error::new("forbidden characters in username"));
+    }
+    if crypted {
+        hash::check(password)?;
     }
     Ok([user.as_bytes(), b":", password, b"\n"].concat())
 }
@@ -79,6 +83,9 @@ mod tests {
         for user in ["ann\nroot", "ann:x", "ann\0"] {
             assert_eq!(error(user, b"x", false), "forbidden characters in username");
         }
+        assert!(error("ann", b"", true).contains("it is empty"));
+        assert!(error("ann", b"secret", true).contains("it is no hash"));
+        assert_eq!(line("ann", b"!", true).unwrap(), b"ann:!\n");
         assert_eq!(line("ann", b"a:b \xff", false).unwrap(), b"ann:a:b \xff\n");
     }
 
@@ -105,8 +112,8 @@ mod tests {
         let told = || fs::read_to_string(root.path("/usr/sbin/chpasswd.told")).unwrap();
         set(&root, "ann", b"pass:word", false).unwrap();
         assert_eq!(told(), "\nann:pass:word\n");
-        set(&root, "ann", b"$6$a$b", true).unwrap();
-        assert_eq!(told(), "-e\nann:$6$a$b\n");
+        set(&root, "ann", b"abiQ6Ep3EYTHc", true).unwrap();
+        assert_eq!(told(), "-e\nann:abiQ6Ep3EYTHc\n");
         let error = set(&root, "bob", b"x", false).unwrap_err().desc;
         assert_eq!(error, "child process has failed to set user password: unknown");
     }

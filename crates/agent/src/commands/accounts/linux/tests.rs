@@ -1,4 +1,5 @@
-use super::{add_keys, key_file, remove_keys};
+use super::{Machine as Files, add_keys, key_file, remove_keys};
+use crate::budget::Budget;
 use crate::commands::accounts::keys;
 use crate::error::Error;
 use crate::root::Root;
@@ -17,6 +18,7 @@ const ANN: u32 = 61_234;
 struct Machine {
     _directory: tempfile::TempDir,
     root: Root,
+    budget: Budget,
     uid: u32,
 }
 
@@ -26,7 +28,7 @@ impl Machine {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let root = Root::at(directory.path());
         let uid = if geteuid().is_root() { ANN } else { geteuid().as_raw() };
-        let machine = Self { _directory: directory, root, uid };
+        let machine = Self { _directory: directory, root, budget: Budget::default(), uid };
         fs::create_dir_all(machine.path("/etc")).unwrap();
         let passwd = format!("root:x:0:0::/root:/bin/sh\nann:x:{uid}:{uid}::/home/ann:/bin/sh\n");
         fs::write(machine.path("/etc/passwd"), passwd).unwrap();
@@ -62,18 +64,22 @@ impl Machine {
         }
     }
 
+    fn files(&self) -> Files<'_> {
+        Files { root: &self.root, budget: &self.budget }
+    }
+
     fn get(&self) -> Result<String, Error> {
-        key_file(&self.root, "ann").map(|bytes| String::from_utf8(bytes).unwrap())
+        key_file(&self.files(), "ann").map(|file| String::from_utf8(file.bytes).unwrap())
     }
 
     fn add(&self, key: &str, reset: bool) -> Result<(), Error> {
         let key = vec![key.to_owned()];
-        add_keys(&self.root, "ann", reset, move |file| keys::with(file, &key))
+        add_keys(&self.files(), "ann", reset, move |file| Ok(keys::with(file, &key)))
     }
 
     fn remove(&self, key: &str) -> Result<(), Error> {
         let key = vec![key.to_owned()];
-        remove_keys(&self.root, "ann", move |file| keys::without(file, &key))
+        remove_keys(&self.files(), "ann", move |file| keys::without(file, &key))
     }
 
     fn expect_file(&self, content: &str) {
@@ -111,6 +117,35 @@ impl Machine {
     }
 }
 
+/// Runs a test with all rights, and with those of an agent in the `SELinux` domain of Fedora and RHEL, which may not act as
+/// another user.
+fn with_each_right(test: impl Fn(&Machine) + Sync) {
+    test(&Machine::new());
+    if is_root("give up rights") {
+        confined(|| test(&Machine::new()));
+    }
+}
+
+/// Does something with the rights of that domain. They are a thread's, and those of the threads that it starts.
+fn confined(act: impl FnOnce() + Send) {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+    let left = CapabilitySet::CHOWN
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::DAC_READ_SEARCH
+        | CapabilitySet::FOWNER
+        | CapabilitySet::FSETID
+        | CapabilitySet::SYS_ADMIN
+        // For what the tests prepare.
+        | CapabilitySet::MKNOD;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let sets = CapabilitySets { effective: left, permitted: left, inheritable: CapabilitySet::empty() };
+            set_capabilities(None, sets).unwrap();
+            act();
+        });
+    });
+}
+
 fn is_root(needed_for: &str) -> bool {
     if !geteuid().is_root() {
         println!("skipped: only root can {needed_for}");
@@ -120,143 +155,329 @@ fn is_root(needed_for: &str) -> bool {
 
 #[test]
 fn keys_come_and_go() {
-    let machine = Machine::new();
-    let text = machine.get().unwrap_err().desc;
-    let path = "/home/ann/.ssh/authorized_keys";
-    assert_eq!(text, format!("failed to read '{path}': Failed to open file “{path}”: No such file or directory"));
-    machine.remove("A").unwrap();
-    assert!(!machine.path("/home/ann/.ssh").exists());
-    machine.add("A", false).unwrap();
-    let found = machine.path("/home/ann/.ssh").metadata().unwrap();
-    assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o700, machine.uid, found.gid()));
-    machine.expect_file("A\n");
-    machine.add("B", false).unwrap();
-    machine.expect_file("A\nB\n");
-    assert_eq!(machine.get().unwrap(), "A\nB\n");
-    machine.remove("A").unwrap();
-    machine.expect_file("B\n");
-    machine.add("C", true).unwrap();
-    machine.expect_file("C\n");
+    with_each_right(|machine| {
+        let text = machine.get().unwrap_err().desc;
+        let path = "/home/ann/.ssh/authorized_keys";
+        assert_eq!(text, format!("failed to read '{path}': Failed to open file “{path}”: No such file or directory"));
+        machine.remove("A").unwrap();
+        assert!(!machine.path("/home/ann/.ssh").exists());
+        machine.add("A", false).unwrap();
+        let found = machine.path("/home/ann/.ssh").metadata().unwrap();
+        assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o700, machine.uid, found.gid()));
+        machine.expect_file("A\n");
+        machine.add("B", false).unwrap();
+        machine.expect_file("A\nB\n");
+        assert_eq!(machine.get().unwrap(), "A\nB\n");
+        machine.remove("A").unwrap();
+        machine.expect_file("B\n");
+        machine.add("C", true).unwrap();
+        machine.expect_file("C\n");
+    });
 }
 
 #[test]
 fn a_change_makes_the_file_private_and_no_change_leaves_it() {
-    let machine = Machine::new();
-    machine.with_file(Some("# mine\nA\n"));
-    fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o644)).unwrap();
-    machine.add("A", false).unwrap();
-    machine.expect_file("# mine\nA\n");
-    let before = machine.file().metadata().unwrap().ino();
-    machine.add("A", false).unwrap();
-    machine.remove("B").unwrap();
-    assert_eq!(machine.file().metadata().unwrap().ino(), before);
+    with_each_right(|machine| {
+        machine.with_file(Some("# mine\nA\n"));
+        fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o644)).unwrap();
+        machine.add("A", false).unwrap();
+        machine.expect_file("# mine\nA\n");
+        let before = machine.file().metadata().unwrap().ino();
+        machine.add("A", false).unwrap();
+        machine.remove("ssh-rsa B").unwrap();
+        assert_eq!(machine.file().metadata().unwrap().ino(), before);
+    });
 }
 
 #[test]
 fn what_is_in_the_way_is_named() {
-    let machine = Machine::new();
-    fs::write(machine.path("/home/ann/.ssh"), "").unwrap();
-    let text = "failed to create directory '/home/ann/.ssh': File exists";
-    assert_eq!(machine.add("A", false).unwrap_err().desc, text);
-    machine.remove("A").unwrap();
-    fs::rename(machine.path("/home/ann"), machine.path("/home/bob")).unwrap();
-    let text = "failed to create directory '/home/ann/.ssh': No such file or directory";
-    assert_eq!(machine.add("A", false).unwrap_err().desc, text);
-    machine.remove("A").unwrap();
-    assert!(machine.get().unwrap_err().desc.ends_with("No such file or directory"));
+    with_each_right(|machine| {
+        fs::write(machine.path("/home/ann/.ssh"), "").unwrap();
+        let text = "failed to create directory '/home/ann/.ssh': File exists";
+        assert_eq!(machine.add("A", false).unwrap_err().desc, text);
+        machine.remove("A").unwrap();
+        fs::rename(machine.path("/home/ann"), machine.path("/home/bob")).unwrap();
+        let text = "failed to create directory '/home/ann/.ssh': No such file or directory";
+        assert_eq!(machine.add("A", false).unwrap_err().desc, text);
+        machine.remove("A").unwrap();
+        assert!(machine.get().unwrap_err().desc.ends_with("No such file or directory"));
+    });
 }
 
 #[test]
 fn a_linked_directory_is_not_followed() {
-    let machine = Machine::new();
-    symlink(machine.path("/secret"), machine.path("/home/ann/.ssh")).unwrap();
-    machine.expect_refusal("'.ssh' is a symbolic link");
-    assert!(machine.add("A", true).is_err());
-    machine.expect_secret();
+    with_each_right(|machine| {
+        symlink(machine.path("/secret"), machine.path("/home/ann/.ssh")).unwrap();
+        machine.expect_refusal("'.ssh' is a symbolic link");
+        assert!(machine.add("A", true).is_err());
+        machine.expect_secret();
+    });
 }
 
 #[test]
 fn a_linked_file_is_not_followed_and_a_reset_replaces_the_link() {
-    let machine = Machine::new();
-    machine.with_file(None);
-    symlink(machine.path("/secret/authorized_keys"), machine.file()).unwrap();
-    machine.expect_refusal("'authorized_keys' is a symbolic link");
-    machine.add("A", true).unwrap();
-    machine.expect_file("A\n");
-    machine.expect_secret();
+    with_each_right(|machine| {
+        machine.with_file(None);
+        symlink(machine.path("/secret/authorized_keys"), machine.file()).unwrap();
+        machine.expect_refusal("'authorized_keys' is a symbolic link");
+        machine.add("A", true).unwrap();
+        machine.expect_file("A\n");
+        machine.expect_secret();
+    });
 }
 
 #[test]
 fn nothing_but_a_plain_file_is_opened_for_long() {
-    let machine = Machine::new();
-    machine.with_file(None);
-    let make = |kind, device| mknodat(rustix::fs::CWD, machine.file(), kind, Mode::RUSR | Mode::WUSR, device).unwrap();
-    make(FileType::Fifo, 0);
-    machine.give("/home/ann/.ssh/authorized_keys");
-    machine.expect_refusal("it is not a regular file");
-    fs::remove_file(machine.file()).unwrap();
-    fs::create_dir(machine.file()).unwrap();
-    machine.expect_refusal("Is a directory");
-    assert!(machine.add("A", true).unwrap_err().desc.contains("Is a directory"));
-    machine.expect_nothing_left();
-    fs::remove_dir(machine.file()).unwrap();
-    let _socket = std::os::unix::net::UnixListener::bind(machine.file()).unwrap();
-    machine.give("/home/ann/.ssh/authorized_keys");
-    machine.expect_refusal("No such device or address");
-    fs::remove_file(machine.file()).unwrap();
-    if is_root("make a device") {
-        // The endless one.
-        make(FileType::CharacterDevice, rustix::fs::makedev(1, 5));
-        fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o666)).unwrap();
+    with_each_right(|machine| {
+        machine.with_file(None);
+        let make =
+            |kind, device| mknodat(rustix::fs::CWD, machine.file(), kind, Mode::RUSR | Mode::WUSR, device).unwrap();
+        make(FileType::Fifo, 0);
+        machine.give("/home/ann/.ssh/authorized_keys");
         machine.expect_refusal("it is not a regular file");
-    }
+        fs::remove_file(machine.file()).unwrap();
+        fs::create_dir(machine.file()).unwrap();
+        machine.expect_refusal("Is a directory");
+        assert!(machine.add("A", true).unwrap_err().desc.contains("Is a directory"));
+        machine.expect_nothing_left();
+        fs::remove_dir(machine.file()).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(machine.file()).unwrap();
+        machine.give("/home/ann/.ssh/authorized_keys");
+        machine.expect_refusal("it is not a regular file");
+        fs::remove_file(machine.file()).unwrap();
+        if is_root("make a device") {
+            // The endless one.
+            make(FileType::CharacterDevice, rustix::fs::makedev(1, 5));
+            fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o666)).unwrap();
+            machine.expect_refusal("it is not a regular file");
+        }
+    });
 }
 
 #[test]
-fn a_file_with_another_name_is_not_read() {
-    let machine = Machine::new();
-    machine.with_file(None);
-    fs::hard_link(machine.path("/secret/authorized_keys"), machine.file()).unwrap();
-    let cause = if geteuid().is_root() { "Permission denied" } else { "a hard link" };
-    machine.remove("SECRET").unwrap_err();
-    assert!(machine.get().unwrap_err().desc.contains(cause));
-    machine.add("A", true).unwrap();
-    machine.expect_file("A\n");
-    machine.expect_secret();
-    fs::hard_link(machine.file(), machine.path("/home/ann/other")).unwrap();
-    machine.expect_refusal("a hard link");
+fn another_name_of_a_file_of_roots_gives_nobody_its_content() {
+    with_each_right(|machine| {
+        machine.with_file(None);
+        fs::hard_link(machine.path("/secret/authorized_keys"), machine.file()).unwrap();
+        if geteuid().is_root() {
+            machine.expect_refusal("the file belongs to root, and the user may not read it");
+            // Nor when the first name is gone, and it looks like any other file.
+            fs::rename(machine.path("/secret/authorized_keys"), machine.path("/secret/old")).unwrap();
+            fs::remove_file(machine.path("/secret/old")).unwrap();
+            assert!(machine.get().unwrap_err().desc.contains("the user may not read it"));
+            assert!(machine.add("A", false).is_err());
+        }
+        machine.add("A", true).unwrap();
+        machine.expect_file("A\n");
+        // A backup that is made of links.
+        fs::hard_link(machine.file(), machine.path("/home/ann/other")).unwrap();
+        machine.add("B", false).unwrap();
+        machine.expect_file("A\nB\n");
+        assert_eq!(fs::read_to_string(machine.path("/home/ann/other")).unwrap(), "A\n");
+    });
 }
 
 #[test]
 fn an_endless_file_is_refused() {
-    let machine = Machine::new();
-    machine.with_file(Some("A\n"));
-    fs::File::options().write(true).open(machine.file()).unwrap().set_len(1 << 40).unwrap();
-    machine.expect_refusal("larger than 4 MiB");
+    with_each_right(|machine| {
+        machine.with_file(Some("A\n"));
+        fs::File::options().write(true).open(machine.file()).unwrap().set_len(1 << 40).unwrap();
+        machine.expect_refusal("larger than 64 MiB");
+    });
 }
 
 #[test]
-fn nothing_is_done_that_the_user_may_not_do() {
+fn nothing_is_read_or_changed_for_a_user_that_is_somebody_elses() {
     if !is_root("give files away") {
         return;
     }
-    let machine = Machine::new();
-    machine.with_file(Some("A\n"));
-    chown(machine.path("/home/ann/.ssh"), Some(0), Some(0)).unwrap();
-    let text = machine.add("B", false).unwrap_err().desc;
-    assert_eq!(text, "failed to write to '/home/ann/.ssh/authorized_keys': Permission denied");
-    assert_eq!(machine.get().unwrap(), "A\n");
-    machine.give("/home/ann/.ssh");
-    chown(machine.file(), Some(ANN + 1), None).unwrap();
-    machine.expect_refusal("belongs to another user");
-    chown(machine.file(), Some(0), None).unwrap();
-    fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o644)).unwrap();
-    machine.add("B", false).unwrap();
-    machine.expect_file("A\nB\n");
+    with_each_right(|machine| {
+        machine.with_file(Some("A\n"));
+        chown(machine.file(), Some(ANN + 1), None).unwrap();
+        machine.expect_refusal("belongs to another user");
+        chown(machine.file(), Some(0), None).unwrap();
+        fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o600)).unwrap();
+        machine.expect_refusal("the user may not read it");
+        fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o644)).unwrap();
+        machine.add("B", false).unwrap();
+        machine.expect_file("A\nB\n");
+        chown(machine.path("/home/ann/.ssh"), Some(ANN + 1), None).unwrap();
+        fs::set_permissions(machine.path("/home/ann/.ssh"), fs::Permissions::from_mode(0o700)).unwrap();
+        machine.expect_refusal("");
+        fs::set_permissions(machine.path("/home/ann/.ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(machine.add("C", false).unwrap_err().desc.contains("'.ssh' belongs to another user"));
+        // Where anybody may put files, root's name on the directory says nothing.
+        chown(machine.path("/home/ann/.ssh"), Some(0), None).unwrap();
+        chown(machine.path("/home/ann"), Some(ANN), None).unwrap();
+        fs::set_permissions(machine.path("/home/ann/.ssh"), fs::Permissions::from_mode(0o777)).unwrap();
+        chown(machine.file(), Some(0), Some(0)).unwrap();
+        fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(machine.get().is_err() && machine.add("C", false).is_err());
+    });
+}
+
+/// Owner and mode.
+fn owner_and_mode(path: &Path) -> (u32, u32) {
+    let found = path.symlink_metadata().unwrap();
+    (found.uid(), found.mode() & 0o7777)
+}
+
+#[test]
+fn a_home_of_roots_gets_a_directory_of_the_users() {
+    if !is_root("give files away") {
+        return;
+    }
+    with_each_right(|machine| {
+        chown(machine.path("/home/ann"), Some(0), Some(0)).unwrap();
+        machine.add("A", false).unwrap();
+        machine.expect_file("A\n");
+        assert_eq!(owner_and_mode(&machine.path("/home/ann/.ssh")), (ANN, 0o700));
+        let names: Vec<_> = fs::read_dir(machine.path("/home/ann")).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    });
+}
+
+#[test]
+fn keys_that_root_keeps_for_a_user_stay_roots() {
+    if !is_root("give files away") {
+        return;
+    }
+    with_each_right(|machine| {
+        machine.with_file(Some("A\n"));
+        for path in ["/home/ann/.ssh", "/home/ann/.ssh/authorized_keys"] {
+            chown(machine.path(path), Some(0), Some(0)).unwrap();
+        }
+        fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o644)).unwrap();
+        machine.add("B", false).unwrap();
+        assert_eq!(machine.get().unwrap(), "A\nB\n");
+        assert_eq!(owner_and_mode(&machine.file()), (0, 0o644));
+        assert_eq!(owner_and_mode(&machine.path("/home/ann/.ssh")), (0, 0o755));
+        let before = machine.file().metadata().unwrap().ino();
+        machine.add("B", false).unwrap();
+        assert_eq!(machine.file().metadata().unwrap().ino(), before);
+        machine.remove("A").unwrap();
+        assert_eq!(machine.get().unwrap(), "B\n");
+        // The user could have moved it there from elsewhere.
+        fs::set_permissions(machine.file(), fs::Permissions::from_mode(0o600)).unwrap();
+        machine.expect_refusal("the user may not read it");
+        // Nobody can have.
+        chown(machine.path("/home/ann"), Some(0), Some(0)).unwrap();
+        machine.add("C", false).unwrap();
+        assert_eq!(owner_and_mode(&machine.file()), (ANN, 0o600));
+    });
+}
+
+/// Makes ann root: the machine's paths are root's then.
+fn make_root(machine: &Machine) {
+    fs::write(machine.path("/etc/passwd"), "ann:x:0:0::/home/ann:/bin/sh\n").unwrap();
     chown(machine.path("/home/ann"), Some(0), Some(0)).unwrap();
-    fs::rename(machine.path("/home/ann/.ssh"), machine.path("/home/ann/was")).unwrap();
-    let text = machine.add("A", false).unwrap_err().desc;
-    assert_eq!(text, "failed to create directory '/home/ann/.ssh': Permission denied");
+}
+
+#[test]
+fn links_of_roots_own_are_written_through() {
+    if !is_root("be root") {
+        return;
+    }
+    let target = "/etc/priv/authorized_keys";
+    for link in ["file", "directory", "home", "nothing yet"] {
+        let machine = Machine::new();
+        make_root(&machine);
+        fs::create_dir(machine.path("/etc/priv")).unwrap();
+        if link != "nothing yet" {
+            fs::write(machine.path(target), "A\n").unwrap();
+        }
+        let ssh = machine.path("/home/ann/.ssh");
+        match link {
+            "directory" => symlink("/etc/priv", &ssh).unwrap(),
+            "home" => {
+                fs::remove_dir(machine.path("/home/ann")).unwrap();
+                fs::create_dir(machine.path("/etc/home")).unwrap();
+                symlink("../etc/home", machine.path("/home/ann")).unwrap();
+                symlink("../priv", machine.path("/etc/home/.ssh")).unwrap();
+            }
+            _ => {
+                fs::create_dir(&ssh).unwrap();
+                symlink(target, ssh.join("authorized_keys")).unwrap();
+            }
+        }
+        machine.add("A", false).unwrap();
+        machine.add("B", false).unwrap();
+        machine.remove("A").unwrap();
+        assert_eq!(fs::read_to_string(machine.path(target)).unwrap(), "B\n", "{link}");
+        assert_eq!(owner_and_mode(&machine.path(target)), (0, 0o600));
+        assert_eq!(machine.get().unwrap(), "B\n");
+        let links = [ssh.clone(), ssh.join("authorized_keys"), machine.path("/home/ann")];
+        let expected = if link == "home" { 2 } else { 1 };
+        assert_eq!(links.iter().filter(|path| path.is_symlink()).count(), expected, "{link}");
+        let names: Vec<_> = fs::read_dir(machine.path("/etc/priv")).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+        // Not where somebody else could change where it leads, or what is there.
+        for path in ["/etc/priv", "/etc"] {
+            chown(machine.path(path), Some(ANN), None).unwrap();
+            let error = machine.add("C", false).unwrap_err().desc;
+            assert!(error.contains("a symbolic link"), "{link}, {path}: {error}");
+            assert!(machine.get().is_err());
+            assert_eq!(fs::read_to_string(machine.path(target)).unwrap(), "B\n");
+            chown(machine.path(path), Some(0), None).unwrap();
+        }
+        fs::set_permissions(machine.path("/home"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(machine.add("C", false).is_err(), "{link}");
+        assert_eq!(fs::read_to_string(machine.path(target)).unwrap(), "B\n");
+    }
+}
+
+#[test]
+fn a_backup_that_shares_roots_key_file_keeps_what_it_has() {
+    if !is_root("be root") {
+        return;
+    }
+    let machine = Machine::new();
+    make_root(&machine);
+    machine.with_file(Some("A\n"));
+    for path in ["/home/ann/.ssh", "/home/ann/.ssh/authorized_keys"] {
+        chown(machine.path(path), Some(0), Some(0)).unwrap();
+    }
+    fs::hard_link(machine.file(), machine.path("/secret/backup")).unwrap();
+    machine.add("B", false).unwrap();
+    assert_eq!(machine.get().unwrap(), "A\nB\n");
+    assert_eq!(fs::read_to_string(machine.path("/secret/backup")).unwrap(), "A\n");
+}
+
+#[test]
+fn root_keeps_a_users_keys_elsewhere() {
+    if !is_root("give files away") {
+        return;
+    }
+    with_each_right(|machine| {
+        chown(machine.path("/home/ann"), Some(0), Some(0)).unwrap();
+        fs::create_dir_all(machine.path("/etc/ssh/ann")).unwrap();
+        fs::write(machine.path("/etc/ssh/ann/authorized_keys"), "A\n").unwrap();
+        symlink("/etc/ssh/ann", machine.path("/home/ann/.ssh")).unwrap();
+        machine.add("B", false).unwrap();
+        assert_eq!(machine.get().unwrap(), "A\nB\n");
+        assert_eq!(owner_and_mode(&machine.path("/etc/ssh/ann/authorized_keys")), (0, 0o644));
+        assert!(machine.path("/home/ann/.ssh").is_symlink());
+    });
+}
+
+#[test]
+fn many_thousands_of_keys_are_kept_and_the_memory_is_given_back() {
+    with_each_right(|machine| {
+        let line = format!("ssh-rsa {} ann\n", "A".repeat(370));
+        let content = line.repeat((9 << 20) / line.len());
+        machine.with_file(Some(&content));
+        machine.add("B", false).unwrap();
+        machine.expect_file(&format!("{content}B\n"));
+        assert_eq!(machine.get().unwrap().len(), content.len() + 2);
+        // All but what the file needs is taken by somebody else.
+        let held = machine.budget.hold_of((192 << 20) - content.len()).unwrap();
+        assert!(machine.get().unwrap_err().desc.contains("leave no memory"));
+        assert!(machine.remove("B").unwrap_err().desc.contains("leave no memory"));
+        drop(held);
+        machine.remove("B").unwrap();
+        machine.expect_file(&content);
+        assert!(machine.budget.hold_of(192 << 20).is_some(), "it is still held");
+    });
 }
 
 /// Ends the process with the test.
@@ -283,26 +504,37 @@ fn what_is_swapped_meanwhile_leads_nowhere() {
     if !is_root("run a process of another user") {
         return;
     }
-    let machine = Machine::new();
-    machine.with_file(Some("A\n"));
-    let swap = "while :; do mv .ssh real; ln -s ../../secret .ssh; rm .ssh; mv real .ssh; \
-        mv .ssh/authorized_keys .ssh/k; ln -s ../../../secret/authorized_keys .ssh/authorized_keys; \
-        ln -f .ssh/k .ssh/second; mv .ssh/k .ssh/authorized_keys; rm .ssh/second; done 2>/dev/null";
-    let attacker = Attacker::start(&machine.path("/home/ann"), swap);
+    for is_confined in [false, true] {
+        let machine = Machine::new();
+        machine.with_file(Some("A\n"));
+        let swap = "while :; do mv .ssh real; ln -s ../../secret .ssh; rm .ssh; mv real .ssh; \
+            mv .ssh/authorized_keys .ssh/k; ln -s ../../../secret/authorized_keys .ssh/authorized_keys; \
+            ln -f .ssh/k .ssh/second; mv .ssh/k .ssh/authorized_keys; rm .ssh/second; done 2>/dev/null";
+        let attacker = Attacker::start(&machine.path("/home/ann"), swap);
+        if is_confined {
+            confined(|| meet(&machine));
+        } else {
+            meet(&machine);
+        }
+        drop(attacker);
+        machine.expect_secret();
+    }
+}
+
+/// Works on keys until the attacker has been in the way.
+fn meet(machine: &Machine) {
     let mut refused_count = 0;
     for round in 0..100_000 {
         if round > 400 && refused_count > 0 {
             break;
         }
-        let results = [machine.add(&format!("K{round}"), round % 7 == 0), machine.remove("K3")];
+        let results = [machine.add(&format!("K{round}"), round % 7 == 0), machine.remove("ssh-rsa K3")];
         refused_count += results.iter().filter(|done| done.is_err()).count();
         if let Ok(file) = machine.get() {
             assert!(!file.contains("SECRET"), "{file}");
         }
     }
-    drop(attacker);
     assert!(refused_count > 0, "the attacker was never in the way");
-    machine.expect_secret();
 }
 
 #[test]

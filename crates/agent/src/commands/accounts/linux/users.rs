@@ -28,13 +28,9 @@ pub struct Account {
 pub fn find(root: &Root, name: &str) -> Result<Account, Error> {
     let failed = |cause: &str| Error::new(format!("failed to lookup user '{name}': {cause}"));
     let unknown = || failed("there is no such user");
-    // No name: it would mean another field, another line, or for getent an option or a number.
-    let is_name = !name.is_empty()
-        && !name.starts_with(['-', '+'])
-        && !name.contains([':', '/'])
-        && !name.chars().any(char::is_control)
-        && !name.chars().all(|sign| sign.is_ascii_digit());
-    if !is_name {
+    // No name: it would mean another field, another line, or an option.
+    let is_name = !name.is_empty() && !name.starts_with(['-', '+']) && !name.contains(':');
+    if !is_name || name.chars().any(char::is_control) {
         return Err(unknown());
     }
     let known = root.read("/etc/passwd").unwrap_or_default();
@@ -47,13 +43,35 @@ pub fn find(root: &Root, name: &str) -> Result<Account, Error> {
 
 /// Asks whatever the system is set up to ask.
 fn of_services(root: &Root, name: &str) -> Result<Option<Account>, String> {
-    let Some(getent) = Tool::find(root, "getent") else { return Ok(None) };
-    let ended = getent.run(&["passwd", name], b"", PATIENCE).map_err(|cause| format!("cannot run getent: {cause}"))?;
-    match ended.exit {
+    if !is_like_a_number(name) {
         // A directory may know the user by another spelling of the name.
-        Some(Exit::Code(0)) => Ok(entry(ended.output.as_bytes(), None)),
+        let line = answer(root, "getent", &["passwd", name])?;
+        return Ok(line.and_then(|line| entry(line.as_bytes(), None)));
+    }
+    // getent(1) takes such a name for a user id. id(1) looks for a name first; what it found is believed only if that
+    // user id has this name.
+    let Some(uid) = answer(root, "id", &["-u", name])? else { return Ok(None) };
+    if !uid.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Ok(None);
+    }
+    let line = answer(root, "getent", &["passwd", &uid])?;
+    Ok(line.and_then(|line| entry(line.as_bytes(), Some(name))))
+}
+
+/// Whether a program of the system may take it for a number: strtoul(3) skips blanks before one.
+fn is_like_a_number(name: &str) -> bool {
+    let digits = name.trim_start();
+    !digits.is_empty() && digits.chars().all(|sign| sign.is_ascii_digit())
+}
+
+/// What a program prints if it ends with success; nothing if it is not there.
+fn answer(root: &Root, program: &str, arguments: &[&str]) -> Result<Option<String>, String> {
+    let Some(tool) = Tool::find_alone(root, program) else { return Ok(None) };
+    let ended = tool.run(arguments, b"", PATIENCE).map_err(|cause| format!("cannot run {program}: {cause}"))?;
+    match ended.exit {
+        Some(Exit::Code(0)) => Ok(Some(ended.output)),
         Some(_) => Ok(None),
-        None => Err(format!("getent did not end in {} s", PATIENCE.as_secs())),
+        None => Err(format!("{program} did not end in {} s", PATIENCE.as_secs())),
     }
 }
 
@@ -101,8 +119,27 @@ mod tests {
         assert_eq!(find(&root, "far").unwrap(), Account { uid: 5000, gid: 6000, home: "/net/far".into() });
         assert_eq!(find(&root, "ann").unwrap().uid, 1000);
         assert_eq!(error("bare"), "failed to lookup user 'bare': the user has no home directory");
-        for name in ["nobody-there", "", "-h", "0", "a:b", "a\nb", "../x"] {
+        for name in ["nobody-there", "", "-h", "+0", "a:b", "a\nb", "../x"] {
             assert_eq!(error(name), format!("failed to lookup user '{name}': there is no such user"));
+        }
+    }
+
+    #[test]
+    fn a_name_of_digits_is_a_name_and_never_a_user_id() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        fs::create_dir(root.path("/etc")).unwrap();
+        fs::write(root.path("/etc/passwd"), "20231234:x:5002:5002::/home/20231234:/bin/sh\n").unwrap();
+        assert_eq!(find(&root, "20231234").unwrap().uid, 5002);
+        // As those programs do: one takes digits for a user id, the other only if no user has that name.
+        let getent = "case \"$2\" in 0|' 0') echo root:x:0:0::/root:/bin/sh;; 6000) echo 77:x:6000:6000::/far:/bin/sh;;
+            *) exit 2;; esac";
+        write_script(&root, "/bin/getent", getent);
+        write_script(&root, "/bin/id", "case \"$2\" in 77) echo 6000;; 0|' 0') echo 0;; *) exit 1;; esac");
+        assert_eq!(find(&root, "77").unwrap(), Account { uid: 6000, gid: 6000, home: "/far".into() });
+        for name in ["0", " 0", "78", "6000", " 77"] {
+            let error = find(&root, name).unwrap_err().desc;
+            assert_eq!(error, format!("failed to lookup user '{name}': there is no such user"));
         }
     }
 }

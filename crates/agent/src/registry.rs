@@ -12,6 +12,7 @@ use crate::commands;
 use crate::dispatch::Call;
 use crate::error::Error;
 use crate::outlet::Answer;
+use crate::root;
 
 /// What serving a command means.
 pub trait Run: Command + Sized {
@@ -47,6 +48,11 @@ pub struct Entry {
     pub serve: fn(&Request, &Call<'_>, Answer<'_>) -> Result<(), Error>,
 }
 
+/// Runs a command. One that only looks has seen all there is, or fails; what another one has done stays done.
+pub fn run<Asked: Run>(command: Asked, call: &Call<'_>) -> Result<Outcome<Asked::Reply>, Error> {
+    if Asked::INFO.rules.exclusive { command.run(call) } else { root::complete(|| command.run(call)) }
+}
+
 /// Makes a family's list of entries from its commands' types.
 macro_rules! family {
     ($($command:ty),+ $(,)?) => {
@@ -55,7 +61,7 @@ macro_rules! family {
             serve: |request, call, answer| {
                 let command: $command = request.arguments()?;
                 let _held = call.hold_machine(&<$command as qga_protocol::Command>::INFO)?;
-                answer.send($crate::registry::Run::run(command, call)?, call);
+                answer.send($crate::registry::run(command, call)?, call);
                 Ok(())
             },
         }),+]

@@ -6,9 +6,14 @@
 //!
 //! What cannot be recorded as files (netlink, ioctls, statvfs) does not come through here.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::error::Error;
 
 /// Most bytes of one file of the system.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -18,6 +23,36 @@ const LINES_BUFFER_BYTES: usize = 64 << 10;
 const USUAL_FILE_BYTES: usize = 4096;
 /// Most symbolic links followed on the way to a file, as in the kernel.
 const LINKS_MAX: usize = 40;
+
+thread_local! {
+    /// What this thread lacked when it last read a file of the system in vain.
+    static SHORTAGE: Cell<Option<Errno>> = const { Cell::new(None) };
+}
+
+/// Lets a reader run that takes what it cannot read for what is not there, as most of the system's files may be missing.
+/// An error if it could not read something only because this process has no descriptor or memory left: what it found
+/// would look like all there is.
+pub fn complete<T>(read: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    SHORTAGE.set(None);
+    let found = read()?;
+    match SHORTAGE.take() {
+        None => Ok(found),
+        Some(shortage) => Err(Error::io(
+            "the reply would not be complete, since not all files of the system could be read",
+            &shortage.into(),
+        )),
+    }
+}
+
+/// Takes note of what is lacking.
+fn noted(error: io::Error) -> io::Error {
+    let shortage = error.raw_os_error().map(Errno::from_raw_os_error);
+    let shortage = shortage.filter(|errno| [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(errno));
+    if shortage.is_some() {
+        SHORTAGE.set(shortage);
+    }
+    error
+}
 
 /// A prefix of all paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,10 +86,10 @@ impl Root {
 
     /// A file's bytes.
     pub fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-        let file = fs::File::open(self.resolved(path.as_ref())?)?;
+        let file = fs::File::open(self.resolved(path.as_ref())?).map_err(noted)?;
         // Enough for nearly all of them, so that a file takes one call to read and one to see its end.
         let mut bytes = Vec::with_capacity(USUAL_FILE_BYTES);
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(noted)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 4 MiB"));
         }
@@ -64,7 +99,7 @@ impl Root {
     /// Hands over a file's lines, one after the other, so that a long file costs no memory. One of more than `bytes_max`
     /// bytes is an error, after the lines of those bytes.
     pub fn each_line(&self, path: impl AsRef<Path>, bytes_max: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-        let file = fs::File::open(self.resolved(path.as_ref())?)?;
+        let file = fs::File::open(self.resolved(path.as_ref())?).map_err(noted)?;
         let mut reader = BufReader::with_capacity(LINES_BUFFER_BYTES, file.take(bytes_max + 1));
         let (mut line, mut bytes) = (Vec::new(), 0);
         loop {
@@ -97,7 +132,7 @@ impl Root {
     /// original's replies, which have that order. The files of a recording have no such order, theirs is by name, as
     /// people count.
     pub fn list(&self, path: impl AsRef<Path>) -> io::Result<Vec<String>> {
-        let entries = fs::read_dir(self.resolved(path.as_ref())?)?;
+        let entries = fs::read_dir(self.resolved(path.as_ref())?).map_err(noted)?;
         let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         // A list that breaks off is an error: what was read of it would look like all there is.
         let mut names = names.collect::<io::Result<Vec<String>>>()?;
@@ -114,7 +149,7 @@ impl Root {
 
     /// What a symbolic link says.
     pub fn read_link(&self, path: impl AsRef<Path>) -> io::Result<PathBuf> {
-        fs::read_link(self.path(path))
+        fs::read_link(self.path(path)).map_err(noted)
     }
 
     /// The path inside the machine after following all symbolic links, as realpath(3). What it leads to must exist.
@@ -137,7 +172,7 @@ impl Root {
                     if self.path(&candidate).symlink_metadata()?.is_symlink() {
                         links += 1;
                         if links > LINKS_MAX {
-                            return Err(rustix::io::Errno::LOOP.into());
+                            return Err(Errno::LOOP.into());
                         }
                         pending.push(self.read_link(&candidate)?);
                     } else {
@@ -172,10 +207,21 @@ pub(crate) fn natural_key(name: &str) -> Vec<(String, Option<u64>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Root, natural_key};
+    use super::{Root, complete, natural_key, noted};
+    use rustix::io::Errno;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::Path;
+
+    #[test]
+    fn what_could_not_be_read_for_lack_of_descriptors_is_not_taken_for_missing() {
+        let read = |errno: Errno| complete(|| Ok(noted(errno.into()).kind()));
+        assert!(read(Errno::NOENT).is_ok());
+        let text = read(Errno::MFILE).unwrap_err().desc;
+        assert!(text.ends_with("not all files of the system could be read: Too many open files"), "{text}");
+        // The next reply is not the worse for it.
+        assert!(read(Errno::NOENT).is_ok());
+    }
 
     #[test]
     fn links_stay_inside_the_machine() {

@@ -127,7 +127,10 @@ fn expand(text: &str) -> Result<Selection> {
 /// The parts of a list. A comma may be part of a path as well: it is a list if each part is a target.
 fn list(text: &str) -> Option<Vec<&str>> {
     let parts: Vec<&str> = text.split(',').collect();
-    let is_list = parts.len() > 1 && parts.iter().all(|part| is_pattern(part) || part.parse::<Target>().is_ok());
+    // Behind a whole path a bare name is a part of it sooner than a socket in this directory.
+    let is_part = |part: &&str| parts[0].starts_with('/') && !part.contains(['/', ':']);
+    let is_target = |part: &&str| !is_part(part) && (is_pattern(part) || part.parse::<Target>().is_ok());
+    let is_list = parts.len() > 1 && parts.iter().all(is_target);
     is_list.then_some(parts)
 }
 
@@ -142,7 +145,8 @@ fn is_pattern(text: &str) -> bool {
 
 fn path_of(text: &str) -> Option<&str> {
     let path = text.strip_prefix("unix:").unwrap_or(text);
-    (path.len() < text.len() || text.starts_with(['/', '.'])).then_some(path)
+    (path.len() < text.len() || text.starts_with(['/', '.']) || matches!(text.parse(), Ok(Target::Unix(_))))
+        .then_some(path)
 }
 
 fn like(pattern: &str) -> Result<Vec<Target>> {
@@ -206,6 +210,7 @@ mod tests {
         assert_eq!(list("/run/a,/run/b"), Some(vec!["/run/a", "/run/b"]));
         assert_eq!(list("libvirt:web-*,pve:1"), Some(vec!["libvirt:web-*", "pve:1"]));
         assert_eq!(list("/run/a,b.sock"), None);
+        assert_eq!(list("web-1.sock,web-2.sock"), Some(vec!["web-1.sock", "web-2.sock"]));
         let chosen = select(&["/run/a,/run/b".to_owned(), "/run/a".to_owned()], false).unwrap();
         assert_eq!(chosen.targets.len(), 2, "{chosen:?}");
         assert!(chosen.is_open);

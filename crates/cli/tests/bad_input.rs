@@ -95,7 +95,7 @@ fn the_command_line_is_checked_before_anything_is_sent() {
     run(&target, ["cp", "a", "b", ":/c"]).failed(64, "is no directory of the guest");
     run(&target, ["raw", "nonsense"]).failed(64, "no JSON");
     run(&target, ["call", "guest-sync", "--id", "x"]).failed(64, "no whole number");
-    run(&target, ["top"]).failed(64, "needs a terminal");
+    run(&target, ["--json", "top"]).failed(64, "has no JSON");
     run(&target, ["exec", "--env", "QGA_TEST_NOT_SET", "true"]).failed(64, "NAME=VALUE");
 }
 

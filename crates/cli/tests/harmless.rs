@@ -323,12 +323,62 @@ fn a_shell_takes_its_lines_from_a_pipe() {
 #[test]
 fn completions_and_manual_pages_know_the_protocol() {
     let completions = command().args(["completions", "bash"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&completions.stdout).contains("guest-fsfreeze-freeze-list"));
+    let completions = String::from_utf8_lossy(&completions.stdout).into_owned();
+    assert!(completions.contains("guest-fsfreeze-freeze-list") && completions.contains("--timeout"));
+    assert!(!completions.contains("thaw-when-input-ends"), "what is hidden is not offered");
     let directory = tempfile::tempdir().unwrap();
     let written = command().arg("man").arg(directory.path()).status().unwrap();
     assert!(written.success());
     let page = fs::read_to_string(directory.path().join("qga.1")).unwrap();
     assert!(page.contains("Exit codes") && page.contains("qga\\-freeze(1)"), "{page}");
+    assert!(page.contains("EXIT STATUS") && !page.contains("EXTRA"), "{page}");
     let page = fs::read_to_string(directory.path().join("qga-call-guest-file-open.1")).unwrap();
     assert!(page.contains("\\-\\-mode"), "{page}");
+}
+
+#[test]
+fn in_a_pipe_every_line_has_its_fields() {
+    let Some(guest) = Guest::start() else { return };
+    for (command, fields) in [("memory", 2), ("time", 5), ("ip", 6), ("fs", 6), ("cpus", 3)] {
+        let text = guest.qga([command]).good();
+        assert!(!text.is_empty(), "{command}");
+        assert!(text.lines().all(|line| line.split('\t').count() == fields), "{command}: {text}");
+    }
+    let memory = guest.qga(["memory"]).good();
+    let total = memory.lines().find_map(|line| line.strip_prefix("total-bytes\t")).unwrap();
+    assert!(total.parse::<u64>().unwrap() > 0, "{memory}");
+    let addresses = guest.qga(["ip"]).good();
+    assert!(addresses.lines().all(|line| !line.starts_with('\t')), "{addresses}");
+}
+
+#[test]
+fn top_is_text_where_there_is_no_screen() {
+    let Some(guest) = Guest::start() else { return };
+    let text = guest.qga(["top", "-n", "2", "-i", "50ms"]).good();
+    assert_eq!(text.matches("memory").count(), 2, "{text}");
+    assert!(!text.contains('\x1b') && text.contains("file systems"), "{text}");
+    guest.qga(["--json", "top", "-n", "1"]).failed(64, "has no JSON");
+}
+
+#[test]
+fn a_call_prints_the_reply_and_its_help_says_what_is_taken() {
+    let Some(guest) = Guest::start() else { return };
+    let name: Value = guest.qga(["call", "guest-get-host-name"]).json();
+    assert!(name["host-name"].is_string(), "{name}");
+    let help = command().args(["call", "guest-file-seek", "--help"]).output().unwrap();
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    assert!(help.contains("set, cur, end") && help.contains("a whole number") && !help.contains("[`"), "{help}");
+    stage::run(&guest.target(), ["call", "guest-exec", "--path", "x", "--capture-output", "true", "--nothing"])
+        .failed(64, "--nothing");
+}
+
+#[test]
+fn a_sockets_name_is_a_target() {
+    let Some(guest) = Guest::start() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(guest.target(), directory.path().join("web-1.sock")).unwrap();
+    for target in ["web-1.sock", "./web-1.sock", "unix:web-1.sock", "web-*.sock"] {
+        let output = command().current_dir(directory.path()).args(["-t", target, "ping"]).output().unwrap();
+        assert!(output.status.success(), "{target}: {output:?}");
+    }
 }

@@ -133,6 +133,34 @@ fn each_line_is_as_prometheus_wants_it() {
 }
 
 #[test]
+fn slow_clients_do_not_hold_it() {
+    let agent = Scripted::start();
+    let server = Server::start(&agent.target());
+    // Each sends a little now and then, and would go on for ever.
+    let slow: Vec<TcpStream> = (0..16)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&server.address).expect("it listens");
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nX: ").expect("it reads");
+            stream
+        })
+        .collect();
+    let dripping = slow.iter().map(|stream| stream.try_clone().expect("a copy")).collect::<Vec<_>>();
+    std::thread::spawn(move || {
+        while dripping.iter().any(|mut stream| stream.write_all(b"x").is_ok()) {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+    });
+    // It is served again although they have not stopped.
+    stage::until("it is served again", || {
+        let mut stream = TcpStream::connect(&server.address).expect("it listens");
+        let mut answer = String::new();
+        let asked = stream.write_all(b"GET / HTTP/1.1\r\n\r\n").and_then(|()| stream.read_to_string(&mut answer));
+        asked.is_ok() && answer.starts_with("HTTP/1.1 200 OK\r\n")
+    });
+    drop(slow);
+}
+
+#[test]
 fn guests_come_and_go_while_they_are_served() {
     let (Some(one), Some(other)) = (Guest::start(), Guest::start()) else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ use qga_protocol::Command;
 use qga_protocol::session::{AgentInfo, GetInfo, Ping};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::conversation::{Ticket, parse_reply};
 use crate::error::Error;
@@ -183,6 +184,12 @@ impl<T: Transport> Agent<T> {
 
     /// Calls a command by its name. `Value::Null` sends no arguments.
     pub fn call_raw(&mut self, command: &str, arguments: Value) -> Result<Value, Error> {
+        let ticket = self.start_raw(command, arguments)?;
+        parse_reply(command, self.receive_for(command, ticket)?)
+    }
+
+    /// As [`call_raw`](Self::call_raw), and the result is the agent's own text of it, however large: nothing is made of it.
+    pub fn call_text(&mut self, command: &str, arguments: Value) -> Result<&RawValue, Error> {
         let ticket = self.start_raw(command, arguments)?;
         parse_reply(command, self.receive_for(command, ticket)?)
     }

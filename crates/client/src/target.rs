@@ -26,7 +26,7 @@ pub const DEFAULT_VSOCK_PORT: u32 = 1234;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
-    /// `/PATH`, `./PATH` or `unix:PATH`: a unix socket behind which the agent or its port is.
+    /// `/PATH`, `./PATH`, `NAME.sock`, `DIRECTORY/NAME` or `unix:PATH`: a unix socket behind which the agent or its port is.
     Unix(PathBuf),
     /// `libvirt:DOMAIN`, `libvirt+URI:DOMAIN`: through libvirt.
     Libvirt {
@@ -160,7 +160,7 @@ impl FromStr for Target {
 }
 
 fn parse(text: &str) -> Result<Target, String> {
-    if text.starts_with('/') || text.starts_with("./") || text.starts_with("../") {
+    if text.starts_with('/') || text.starts_with("./") || text.starts_with("../") || is_socket_name(text) {
         return Ok(Target::Unix(text.into()));
     }
     if let Some(rest) = text.strip_prefix("libvirt+") {
@@ -172,7 +172,7 @@ fn parse(text: &str) -> Result<Target, String> {
         return Ok(Target::Libvirt { uri: Some(uri.to_owned()), domain: named("a domain", domain)? });
     }
     let Some((scheme, rest)) = text.split_once(':') else {
-        return Err("it is neither a path with a '/' in front nor KIND:NAME".to_owned());
+        return Err("it is neither a socket's path (with a '/' in it, or .sock at its end) nor KIND:NAME".to_owned());
     };
     match scheme {
         "unix" => Ok(Target::Unix(named("a path", rest)?.into())),
@@ -190,6 +190,12 @@ fn parse(text: &str) -> Result<Target, String> {
         "serial" => Ok(Target::Serial(named("a device", rest)?.into())),
         _ => Err(format!("{scheme:?} is none of unix, libvirt, pve, vsock, hybrid, serial")),
     }
+}
+
+/// A path that needs no `unix:` in front to be known as one: `web-1.sock`, `machines/web-1`.
+fn is_socket_name(text: &str) -> bool {
+    let is_socket = |ending: &std::ffi::OsStr| ending == "sock" || ending == "socket";
+    !text.contains(':') && (text.contains('/') || Path::new(text).extension().is_some_and(is_socket))
 }
 
 fn named(what: &str, text: &str) -> Result<String, String> {
@@ -224,13 +230,21 @@ mod tests {
     }
 
     #[test]
+    fn a_sockets_name_needs_nothing_in_front() {
+        for text in ["web-1.sock", "machines/web-1", "a b.socket"] {
+            assert_eq!(text.parse::<Target>().unwrap(), Target::Unix(text.into()));
+        }
+        assert!("web-1:1.sock".parse::<Target>().is_err());
+    }
+
+    #[test]
     fn what_is_no_target_is_told_why() {
         let check = |text: &str, expected: &str| {
             let error = text.parse::<Target>().unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
-        check("", "neither a path");
-        check("web-1", "neither a path");
+        check("", "neither a socket's path");
+        check("web-1", "neither a socket's path");
         check("tcp:host:1", "\"tcp\" is none of unix");
         check("unix:", "a path is missing");
         check("libvirt:", "a domain is missing");

@@ -4,6 +4,7 @@ mod secret;
 
 use std::io::Read;
 
+use qga_client::{AnyAgent, Kind};
 use qga_protocol::accounts::{AddAuthorizedKeys, GetAuthorizedKeys, RemoveAuthorizedKeys, SetUserPassword};
 use qga_protocol::base64::Base64Text;
 use qga_protocol::identity::{GetUsers, User};
@@ -78,8 +79,8 @@ impl Show for Keys {
 pub fn keys(options: &SshKey, selection: &Selection, general: &General) -> Result<()> {
     match options {
         SshKey::Ls { user } => fleet::visit(selection, general, &|visit| {
-            let keys = visit.connect()?.call(&GetAuthorizedKeys { username: user.clone() })?;
-            visit.page.report(&Keys(keys.keys))
+            let keys = keys_of(&mut visit.connect()?, user)?;
+            visit.page.report(&Keys(keys))
         }),
         SshKey::Add { user, keys, reset } => {
             let keys = read_keys(keys)?;
@@ -100,20 +101,63 @@ pub fn keys(options: &SshKey, selection: &Selection, general: &General) -> Resul
     }
 }
 
+/// A user's keys. Who has no file of keys has none; whether there is such a user the agent says otherwise.
+fn keys_of(agent: &mut AnyAgent, user: &str) -> Result<Vec<String>> {
+    match agent.call(&GetAuthorizedKeys { username: user.to_owned() }) {
+        Ok(keys) => Ok(keys.keys),
+        Err(error) if error.agent().is_some() && error.kind() == Kind::NoSuchFile => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes keys, and looks whether they are gone: an agent says the same when it has found nothing to remove.
 fn remove_keys(user: &str, wanted: &[String], visit: &mut Visit<'_>) -> Result<()> {
     let mut agent = visit.connect()?;
+    let there = keys_of(&mut agent, user)?;
     let mut keys = Vec::new();
-    let parts: Vec<&String> = wanted.iter().filter(|key| !is_key(key)).collect();
-    keys.extend(wanted.iter().filter(|key| is_key(key)).cloned());
-    if !parts.is_empty() {
-        let there = agent.call(&GetAuthorizedKeys { username: user.to_owned() })?.keys;
-        for part in parts {
+    for part in wanted {
+        if is_key(part) {
+            let same: Vec<&String> = there.iter().filter(|key| key_itself(key) == key_itself(part)).collect();
+            if same.is_empty() {
+                return Err(no_such_key(part));
+            }
+            keys.extend(same.into_iter().cloned());
+            // As it was written, too: an agent compares whole lines, and may tell them otherwise than they stand there.
+            keys.push(part.clone());
+        } else {
             keys.push(the_one(part, &there)?.clone());
         }
     }
-    let count = keys.len();
-    agent.call(&RemoveAuthorizedKeys { username: user.to_owned(), keys })?;
-    done(visit, &format!("{count} keys of {} are gone", printable(user)))
+    keys.sort();
+    keys.dedup();
+    let gone = keys.iter().filter(|key| there.contains(key)).count();
+    agent.call(&RemoveAuthorizedKeys { username: user.to_owned(), keys: keys.clone() })?;
+    let left = keys_of(&mut agent, user)?;
+    let stays = |key: &&String| keys.iter().any(|removed| key_itself(removed) == key_itself(key));
+    if let Some(key) = left.iter().find(stays) {
+        return Err(Failure::told(
+            Code::FailedInGuest,
+            format!("the agent removed nothing: {} of {} is still there", start_of(key), printable(user)),
+            "Look at the user's authorized_keys in the guest: blanks or a carriage return at the end of the line keep an \
+             agent from finding it.",
+        ));
+    }
+    done(visit, &format!("{gone} keys of {} are gone", printable(user)))
+}
+
+/// A key without its options and its comment: what logs somebody in.
+fn key_itself(line: &str) -> Option<&str> {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    words.windows(2).find(|pair| is_kind_of_key(pair[0]) && pair[1].starts_with("AAAA")).map(|pair| pair[1])
+}
+
+fn is_kind_of_key(word: &str) -> bool {
+    ["ssh-", "ecdsa-", "sk-"].iter().any(|start| word.starts_with(start))
+}
+
+fn no_such_key(part: &str) -> Failure {
+    let text = format!("no key has {:?} in it", start_of(part));
+    Failure::told(Code::NoSuchThing, text, "'qga ssh-key ls USER' lists them.")
 }
 
 /// The only key that has a part.
@@ -121,11 +165,7 @@ fn the_one<'a>(part: &str, keys: &'a [String]) -> Result<&'a String> {
     let mut with = keys.iter().filter(|key| key.contains(part));
     match (with.next(), with.count()) {
         (Some(key), 0) => Ok(key),
-        (None, _) => Err(Failure::told(
-            Code::NoSuchThing,
-            format!("no key has {part:?} in it"),
-            "'qga ssh-key ls USER' lists them.",
-        )),
+        (None, _) => Err(no_such_key(part)),
         (Some(_), more) => Err(Failure::usage(format!("{} keys have {part:?} in them", more + 1))),
     }
 }
@@ -165,17 +205,17 @@ fn read_keys(named: &[String]) -> Result<Vec<String>> {
 
 /// Whether it looks like a line of `authorized_keys`: a kind and base64, options perhaps in front.
 fn is_key(text: &str) -> bool {
-    let words: Vec<&str> = text.split_ascii_whitespace().collect();
-    words.windows(2).any(|pair| {
-        let is_kind = ["ssh-", "ecdsa-", "sk-"].iter().any(|start| pair[0].starts_with(start));
-        is_kind && pair[1].starts_with("AAAA")
-    })
+    key_itself(text).is_some()
+}
+
+fn start_of(text: &str) -> String {
+    const SHOWN: usize = 40;
+    printable(text).chars().take(SHOWN).collect()
 }
 
 fn no_key(text: &str) -> Failure {
-    const SHOWN: usize = 40;
-    let start: String = printable(text).chars().take(SHOWN).collect();
-    Failure::told(Code::Usage, format!("{start:?} is no public key"), "Name a file such as ~/.ssh/id_ed25519.pub.")
+    let text = format!("{:?} is no public key", start_of(text));
+    Failure::told(Code::Usage, text, "Name a file such as ~/.ssh/id_ed25519.pub.")
 }
 
 #[cfg(test)]

@@ -9,9 +9,8 @@ use qga_client::AnyAgent;
 use qga_protocol::command::{Argument, Info, Type};
 use serde_json::{Map, Value};
 
-use crate::exit_code::Code;
+use crate::exit_code::{self, Code};
 use crate::failure::{Failure, Result};
-use crate::output::text::json_text;
 use crate::visit::Visit;
 
 /// How long an error of a command whose success is not answered is waited for.
@@ -75,6 +74,9 @@ fn option(argument: &'static Argument) -> Arg {
     };
     let name = argument.name().into_owned();
     let mut help = paragraphs(argument.doc);
+    if let Some(values) = values_of(type_) {
+        help.push_str(&format!("\n\nValues: {values}."));
+    }
     match type_ {
         _ if name == SECRET => {
             help.push_str("\n\nA secret: only as @FILE, or @- for standard input. It is encoded here.");
@@ -83,7 +85,6 @@ fn option(argument: &'static Argument) -> Arg {
             help.push_str("\n\nBase64 as it is, or @FILE (@- for standard input) whose content is encoded here.");
         }
         Type::List(_) => help.push_str("\n\nOnce for each element, or all as a JSON array."),
-        Type::Named(_) => help.push_str("\n\nA word, or JSON."),
         _ => {}
     }
     let arg = Arg::new(argument.field)
@@ -93,7 +94,27 @@ fn option(argument: &'static Argument) -> Arg {
         .allow_hyphen_values(true)
         .help(first_sentence(argument.doc))
         .long_help(help);
-    if matches!(type_, Type::List(_)) { arg.action(ArgAction::Append) } else { arg }
+    match type_ {
+        Type::List(_) => arg.action(ArgAction::Append),
+        Type::Boolean => arg.value_parser(["true", "false"]).hide_possible_values(true),
+        _ => arg,
+    }
+}
+
+/// What can be written for a type, where its name does not say it.
+fn values_of(type_: Type) -> Option<&'static str> {
+    Some(match type_ {
+        Type::Integer => "a whole number",
+        Type::Unsigned => "a whole number from 0 up",
+        Type::Number => "a number",
+        Type::Boolean => "true, false",
+        Type::Named("GuestFileWhence") => "set, cur, end, or the numbers 0, 1, 2 for them",
+        Type::Named("GuestExecCaptureOutput") => "true, false, none, stdout, stderr, separated, merged",
+        Type::List(Type::Named("GuestLogicalProcessor")) => r#"objects such as {"logical-id": 1, "online": false}"#,
+        Type::List(Type::Named("GuestMemoryBlock")) => r#"objects such as {"phys-index": 32, "online": false}"#,
+        Type::Named(_) => "a word, or JSON",
+        _ => return None,
+    })
 }
 
 impl Call {
@@ -143,8 +164,7 @@ impl Prepared {
             agent.call_unanswered(self.info.name, self.arguments.clone(), patience)?;
             return if visit.page.is_json() { visit.page.json(&Value::Null) } else { Ok(()) };
         }
-        let reply = agent.call_raw(self.info.name, self.arguments.clone())?;
-        if visit.page.is_json() { visit.page.json(&reply) } else { visit.page.text(&json_text(&format!("{reply:#}"))) }
+        visit.page.document(agent.call_text(self.info.name, self.arguments.clone())?.get(), false)
     }
 }
 
@@ -199,16 +219,17 @@ fn content(path: &str, is_secret: bool) -> std::result::Result<Vec<u8>, String> 
     Ok(bytes)
 }
 
+/// The documentation as running text, without the marks of links.
 fn paragraphs(doc: &[&str]) -> String {
     let mut text = String::new();
-    for line in doc.iter().map(|line| line.trim()) {
+    for line in doc.iter().map(|line| line.trim().replace("[`", "").replace("`]", "")) {
         if line.is_empty() {
             text.push_str("\n\n");
         } else {
             if !text.is_empty() && !text.ends_with('\n') {
                 text.push(' ');
             }
-            text.push_str(line);
+            text.push_str(&line);
         }
     }
     text
@@ -307,41 +328,30 @@ fn send_asked(
 
 /// Sends one message and prints its reply. For an error reply its exit code is returned.
 fn send(agent: &mut AnyAgent, message: &Message, visit: &mut Visit<'_>) -> Result<Option<u8>> {
+    let id = message.id.as_ref().map(|id| format!(",\"id\":{id}")).unwrap_or_default();
     let known = qga_protocol::commands().find(|info| info.name == message.command);
-    let answer = if known.is_some_and(|info| !info.rules.success_response) {
+    let answered = if known.is_some_and(|info| !info.rules.success_response) {
         let patience = UNANSWERED_PATIENCE.min(visit.general.timeout);
-        let called = agent.call_unanswered(&message.command, message.arguments.clone(), patience);
-        // Other messages may follow.
-        let restored = called.as_ref().map(|_| {
-            agent.set_deadline(None);
-            agent.set_silence(visit.general.timeout)
-        });
-        if let Ok(restored) = restored {
-            restored?;
-        }
-        called.map(|_| None)
-    } else {
-        agent.call_raw(&message.command, message.arguments.clone()).map(Some)
-    };
-    let (mut reply, code) = match answer {
         // A success is not answered.
-        Ok(None) => return Ok(None),
-        Ok(Some(value)) => (serde_json::json!({ "return": value }), None),
+        agent.call_unanswered(&message.command, message.arguments.clone(), patience).map(|_| None)
+    } else {
+        agent
+            .call_text(&message.command, message.arguments.clone())
+            .map(|reply| Some(format!("{{\"return\":{reply}{id}}}")))
+    };
+    let (reply, code) = match answered {
+        Ok(reply) => (reply, None),
         Err(error) => {
-            let code = Failure::Silent(error.kind().exit_code()).exit_code();
-            match error.agent() {
-                Some(said) => (serde_json::json!({ "error": { "class": said.class, "desc": said.desc } }), Some(code)),
-                None => return Err(error.into()),
-            }
+            let Some(said) = error.agent() else { return Err(error.into()) };
+            let said = serde_json::json!({ "class": said.class, "desc": said.desc });
+            (Some(format!("{{\"error\":{said}{id}}}")), Some(exit_code::of_kind(error.kind())))
         }
     };
-    if let Some(id) = &message.id {
-        reply["id"] = id.clone();
-    }
-    if visit.page.is_json() {
-        visit.page.json(&reply)?;
-    } else {
-        visit.page.line(json_text(&reply.to_string()))?;
+    // Other messages may follow one that is not answered.
+    agent.set_deadline(None);
+    agent.set_silence(visit.general.timeout)?;
+    if let Some(reply) = reply {
+        visit.page.document(&reply, !visit.page.is_json())?;
     }
     Ok(code)
 }
@@ -432,9 +442,17 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_its_help() {
+    fn every_command_and_every_argument_has_its_help() {
         for info in qga_protocol::commands() {
             assert!(!first_sentence(info.doc).is_empty(), "{}", info.name);
+            let help = subcommand(info).render_long_help().to_string();
+            assert!(!help.contains("[`"), "{help}");
+            for argument in info.arguments {
+                let type_ = if let Type::Optional(inner) = argument.type_ { *inner } else { argument.type_ };
+                let known = values_of(type_).is_some_and(|values| values != "a word, or JSON");
+                let is_plain = matches!(type_, Type::Text | Type::Base64 | Type::List(Type::Text));
+                assert!(known || is_plain, "{}: nothing says what {} takes", info.name, argument.name());
+            }
         }
     }
 }

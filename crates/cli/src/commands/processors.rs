@@ -63,6 +63,9 @@ struct MemoryState {
 
 impl Show for MemoryState {
     fn show(&self, page: &mut Page) -> Result<()> {
+        if !page.is_for_people() {
+            return self.table().show(page);
+        }
         if let Some(memory) = self.memory {
             page.line(format!("used    {}", usage(memory.used_bytes(), memory.total_bytes)))?;
             if memory.swap_total_bytes > 0 {
@@ -83,6 +86,27 @@ impl Show for MemoryState {
             page.note("the guest tells nothing of its memory");
         }
         Ok(())
+    }
+}
+
+impl MemoryState {
+    /// For a pipe: a name and a number in each line.
+    fn table(&self) -> Table {
+        let mut table = Table::new(&["what", "number"]);
+        let mut row = |name: &str, number: u64| table.row(vec![Cell::text(name), Cell::text(number.to_string())]);
+        if let Some(memory) = self.memory {
+            row("total-bytes", memory.total_bytes);
+            row("available-bytes", memory.available_bytes);
+            row("used-bytes", memory.used_bytes());
+            row("swap-total-bytes", memory.swap_total_bytes);
+            row("swap-free-bytes", memory.swap_free_bytes);
+        }
+        if let (Some(blocks), Some(size)) = (&self.blocks, self.block_bytes) {
+            row("block-bytes", size);
+            row("blocks", blocks.len() as u64);
+            row("blocks-online", blocks.iter().filter(|block| block.online).count() as u64);
+        }
+        table
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::info::{Clock, clock, now_seconds};
 use crate::arguments::Time;
 use crate::failure::Result;
+use crate::output::table::{Cell, Table};
 use crate::output::text::printable;
 use crate::output::{FAINT, GOOD, Page, Show, WARNING, styled, units};
 use crate::visit::{Visit, optional};
@@ -25,6 +26,18 @@ impl Show for Shown {
         let offset = self.time_zone.as_ref().map_or(0, |zone| i32::try_from(zone.offset).unwrap_or(0));
         let zone = self.time_zone.as_ref().and_then(|zone| zone.zone.clone()).unwrap_or_default();
         let ahead = self.clock.ahead_seconds;
+        if !page.is_for_people() {
+            let mut table = Table::new(&["guest", "offset", "zone", "ahead", "uncertainty"]);
+            let seconds = |seconds: f64| Cell::text(format!("{seconds:.6}"));
+            table.row(vec![
+                seconds(self.clock.guest_seconds),
+                Cell::text(offset.to_string()),
+                Cell::text(&zone),
+                seconds(ahead),
+                seconds(self.clock.uncertainty_seconds),
+            ]);
+            return table.show(page);
+        }
         let style = if ahead.abs() > TOLERANCE_SECONDS { WARNING } else { GOOD };
         let side = if ahead < 0.0 { "behind" } else { "ahead of" };
         let difference = format!("{:.3} s {side} this host", ahead.abs());

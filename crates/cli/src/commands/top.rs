@@ -18,6 +18,7 @@ use crate::arguments::{General, Top};
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
 use crate::interrupts::Interrupts;
+use crate::output::{Page, terminal_columns};
 use crate::visit::optional;
 
 use state::State;
@@ -33,12 +34,15 @@ enum News {
 }
 
 pub fn run(options: &Top, target: &Target, general: &General) -> Result<()> {
-    if general.json || !io::stdout().is_terminal() {
+    if general.json {
         return Err(Failure::told(
             Code::Usage,
-            "top needs a terminal",
+            "top is for people and has no JSON",
             "'qga metrics' prints the same numbers for programs.",
         ));
+    }
+    if !io::stdout().is_terminal() || std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb") {
+        return print(options, target, general);
     }
     // The first look is taken before the screen changes, so that its failure can be read.
     let mut agent = Agent::connect(target, general.timeouts())?;
@@ -56,6 +60,25 @@ pub fn run(options: &Top, target: &Target, general: &General) -> Result<()> {
     ratatui::restore();
     drop(stop);
     shown.map_err(|error| Failure::host("draw on the terminal", &error))
+}
+
+/// Prints the screen as text, one below the other, where nothing can be drawn over: in a pipe, on a plain terminal.
+fn print(options: &Top, target: &Target, general: &General) -> Result<()> {
+    let mut agent = Agent::connect(target, general.timeouts())?;
+    let mut state = State::new(title(&mut agent, target)?, options.interval);
+    let mut looks = 0;
+    loop {
+        state.hear(sample::take(&mut agent)?);
+        looks += 1;
+        let mut page = Page::new(target.to_string(), None, false);
+        let (columns, rows) = (terminal_columns().unwrap_or(100), 60);
+        screen::text(&state, columns, rows).iter().try_for_each(|line| page.line(line))?;
+        if options.count.is_some_and(|count| looks >= count) {
+            return Ok(());
+        }
+        page.line("")?;
+        thread::sleep(options.interval);
+    }
 }
 
 fn title(agent: &mut AnyAgent, target: &Target) -> Result<String> {

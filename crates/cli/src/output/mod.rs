@@ -1,12 +1,13 @@
 //! What is said: tables and colours for people, plain text in a pipe, JSON where it is asked for.
 
 pub mod bar;
+mod json;
 mod page;
 pub mod table;
 pub mod text;
 pub mod units;
 
-pub use page::{Page, Show};
+pub use page::{Page, Show, terminal_columns};
 
 use anstyle::{AnsiColor, Style};
 

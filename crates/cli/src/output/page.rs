@@ -8,6 +8,7 @@ use qga_client::OutputStream;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::json::reformat;
 use super::table::Table;
 use super::text::{json_text, output_lines, printable, printable_line};
 use super::{FAINT, NAME, styled};
@@ -54,7 +55,7 @@ impl Page {
     /// Columns of the terminal that are free for a line.
     pub fn columns(&self) -> usize {
         let prefix = self.prefix.as_ref().map_or(0, |prefix| prefix.len() + 3);
-        usize::from(terminal_columns().unwrap_or(80)).saturating_sub(prefix)
+        usize::from(terminal_columns().unwrap_or(NO_TERMINAL_COLUMNS)).saturating_sub(prefix)
     }
 
     /// Writes a result as JSON or for people.
@@ -83,16 +84,33 @@ impl Page {
         write_line(&json_text(&text))
     }
 
+    /// Writes a JSON text of a guest's, however long, without a copy of it: in lines for people, in one where several
+    /// targets' results stand side by side or `is_short` asks for it.
+    pub fn document(&mut self, json: &str, is_short: bool) -> Result<()> {
+        let mut stdout = io::BufWriter::new(io::stdout().lock());
+        let written = match (&self.prefix, self.json) {
+            (Some(_), true) => {
+                let target = json_text(&json!(self.target).to_string());
+                write!(stdout, "{{\"target\":{target},\"ok\":true,\"result\":")
+                    .and_then(|()| reformat(json, None, &mut stdout))
+                    .and_then(|()| stdout.write_all(b"}"))
+            }
+            (Some(prefix), false) => {
+                let start = line_start(prefix);
+                let form = if is_short { None } else { Some(start.as_str()) };
+                stdout.write_all(start.as_bytes()).and_then(|()| reformat(json, form, &mut stdout))
+            }
+            (None, _) => reformat(json, if is_short { None } else { Some("") }, &mut stdout),
+        };
+        let written = written.and_then(|()| stdout.write_all(b"\n")).and_then(|()| stdout.flush());
+        written.map_err(|error| Failure::host("write the output", &error))
+    }
+
     /// Writes why there is no result among those of other targets, for programs.
     pub fn json_failure(&mut self, failure: &Failure) {
         let line = json!({ "target": self.target, "ok": false, "error": failure.to_json() });
         // Who does not read the results does not read this either.
         let _ = writeln!(io::stdout(), "{}", json_text(&line.to_string()));
-    }
-
-    /// Writes a text of several lines; among several targets each has the target's name in front.
-    pub fn text(&mut self, text: &str) -> Result<()> {
-        text.lines().try_for_each(|line| self.line(line))
     }
 
     /// Writes a line for people.
@@ -144,6 +162,9 @@ impl Page {
     }
 }
 
+/// Where there is no terminal nothing needs to be cut off.
+const NO_TERMINAL_COLUMNS: u16 = 10_000;
+
 const LONGEST_LINE_BYTES: usize = 64 << 10;
 
 /// Columns of the terminal on standard output, if it is one.
@@ -162,11 +183,14 @@ fn write_and_flush(stream: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     stream.flush()
 }
 
+/// What stands in front of each line of one target among several.
+fn line_start(prefix: &str) -> String {
+    let is_coloured = AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+    if is_coloured { format!("{} {} ", styled(NAME, prefix), styled(FAINT, "|")) } else { format!("{prefix} | ") }
+}
+
 fn write_prefixed(stream: OutputStream, prefix: &str, lines: &[u8]) -> io::Result<()> {
-    let choice = AutoStream::choice(&io::stdout());
-    let coloured = choice != anstream::ColorChoice::Never;
-    let start =
-        if coloured { format!("{} {} ", styled(NAME, prefix), styled(FAINT, "|")) } else { format!("{prefix} | ") };
+    let start = line_start(prefix);
     let mut text = Vec::with_capacity(lines.len() + start.len());
     for line in output_lines(lines) {
         text.extend_from_slice(start.as_bytes());

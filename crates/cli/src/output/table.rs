@@ -2,7 +2,7 @@
 
 use anstyle::Style;
 
-use super::text::{printable, printable_line, width};
+use super::text::{fit, printable, printable_line, width};
 use super::{FAINT, Page, styled, units};
 use crate::failure::Result;
 
@@ -42,6 +42,12 @@ impl Cell {
             .map_or_else(|| Self { shown: "-".to_owned(), plain: "-".to_owned(), style: FAINT, is_number: false }, cell)
     }
 
+    /// The cell of a row that goes on: empty for people, who see the one above, and whole for programs.
+    #[must_use]
+    pub fn only_plain(self) -> Self {
+        Self { shown: String::new(), ..self }
+    }
+
     #[must_use]
     pub fn in_style(self, style: Style) -> Self {
         Self { style, ..self }
@@ -66,7 +72,7 @@ impl Table {
 
     /// Writes it: with a header for people, without one in a pipe.
     pub fn show(&self, page: &mut Page) -> Result<()> {
-        let lines = if page.is_for_people() { self.aligned() } else { self.tabbed() };
+        let lines = if page.is_for_people() { self.within(page.columns()) } else { self.tabbed() };
         lines.into_iter().try_for_each(|line| page.line(line))
     }
 
@@ -75,14 +81,43 @@ impl Table {
         self.rows.iter().map(line).collect()
     }
 
-    /// The lines for people.
-    pub fn aligned(&self) -> Vec<String> {
-        let columns = self.header.len();
+    /// The lines for people, in so many columns of a terminal if they can be: the longest texts are cut off, numbers and
+    /// bars never.
+    pub fn within(&self, columns: usize) -> Vec<String> {
+        const SHORTEST: usize = 8;
+        let mut widths = self.widths();
+        let is_text = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.clone().all(|cell| !cell.is_number && !cell.shown.contains('\x1b'))
+        };
+        let texts: Vec<usize> = (0..widths.len()).filter(|&column| is_text(column)).collect();
+        while widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1) > columns {
+            let Some(&longest) = texts.iter().max_by_key(|&&column| widths[column]) else { break };
+            if widths[longest] <= SHORTEST {
+                break;
+            }
+            widths[longest] -= 1;
+        }
+        let cut = |(column, cell): (usize, &Cell)| match widths.get(column) {
+            Some(&most) if texts.contains(&column) => Cell { shown: fit(&cell.shown, most), ..cell.clone() },
+            _ => cell.clone(),
+        };
+        let rows = self.rows.iter().map(|row| row.iter().enumerate().map(cut).collect()).collect();
+        Self { header: self.header.clone(), rows }.aligned()
+    }
+
+    fn widths(&self) -> Vec<usize> {
         let widest = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| visible_width(&cell.shown));
             cells.chain([width(self.header[column])]).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..columns).map(widest).collect();
+        (0..self.header.len()).map(widest).collect()
+    }
+
+    /// The lines for people.
+    pub fn aligned(&self) -> Vec<String> {
+        let columns = self.header.len();
+        let widths = self.widths();
         let is_number = |column: usize| self.rows.iter().any(|row| row.get(column).is_some_and(|cell| cell.is_number));
         let header = self.header.iter().enumerate().map(|(column, title)| {
             let cell = Cell { is_number: is_number(column), style: FAINT, ..Cell::text(title) };
@@ -134,6 +169,17 @@ mod tests {
             table.aligned().iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
         assert_eq!(lines, ["name     size  what", "日本  2.0 KiB  x", "ab        5 B  -"]);
         assert_eq!(table.tabbed(), ["日本\t2048\tx", "ab\t5\t-"]);
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_and_keeps_its_numbers() {
+        let mut table = Table::new(&["name", "size"]);
+        table.row(vec![Cell::text("a".repeat(100)), Cell::bytes(2048)]);
+        let lines: Vec<String> =
+            table.within(30).iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
+        assert_eq!(lines[1], format!("{}…  2.0 KiB", "a".repeat(20)));
+        assert_eq!(visible_width(&table.within(200)[1]), 109);
+        assert_eq!(table.tabbed(), [format!("{}\t2048", "a".repeat(100))]);
     }
 
     #[test]

@@ -27,6 +27,7 @@ impl Show for Info {
 impl Info {
     /// The screen, for a width.
     pub fn lines(&self, columns: usize) -> Vec<String> {
+        let within = columns.saturating_sub(4);
         let mut lines = self.head();
         let mut field =
             |name: &str, text: String| lines.push(format!("  {}  {text}", styled(FAINT, format!("{name:<9}"))));
@@ -61,9 +62,9 @@ impl Info {
             }
         }
         field("agent", self.agent_line(columns.saturating_sub(13)));
-        Self::add_table(&mut lines, "file systems", self.file_systems.as_deref().map(file_systems));
-        Self::add_table(&mut lines, "network", self.interfaces.as_deref().map(interfaces));
-        Self::add_table(&mut lines, "disks", self.disks.as_deref().map(disks));
+        Self::add_table(&mut lines, within, "file systems", self.file_systems.as_deref().map(file_systems));
+        Self::add_table(&mut lines, within, "network", self.interfaces.as_deref().map(interfaces));
+        Self::add_table(&mut lines, within, "disks", self.disks.as_deref().map(disks));
         lines
     }
 
@@ -109,11 +110,11 @@ impl Info {
         text
     }
 
-    fn add_table(lines: &mut Vec<String>, title: &str, table: Option<Table>) {
+    fn add_table(lines: &mut Vec<String>, columns: usize, title: &str, table: Option<Table>) {
         let Some(table) = table else { return };
         lines.push(String::new());
         lines.push(format!("  {}", styled(BOLD, title)));
-        lines.extend(table.aligned().into_iter().map(|line| format!("    {line}")));
+        lines.extend(table.within(columns).into_iter().map(|line| format!("    {line}")));
     }
 }
 
@@ -172,18 +173,14 @@ pub fn interfaces(interfaces: &[Interface]) -> Table {
         let lines = addresses.len().max(1);
         for line in 0..lines {
             let is_first = line == 0;
-            let only_first = |cell: Cell| if is_first { cell } else { Cell::default() };
+            let only_first = |cell: Cell| if is_first { cell } else { cell.only_plain() };
             table.row(vec![
-                if is_first {
-                    Cell::text(&interface.name).in_style(NAME)
-                } else {
-                    Cell::both("", interface.name.clone())
-                },
+                only_first(Cell::text(&interface.name).in_style(NAME)),
                 Cell::or_dash(addresses.get(line), Cell::text),
                 only_first(Cell::or_dash(interface.hardware_address.as_ref(), Cell::text).in_style(FAINT)),
                 only_first(Cell::or_dash(statistics.map(|statistics| statistics.rx_bytes), Cell::bytes)),
                 only_first(Cell::or_dash(statistics.map(|statistics| statistics.tx_bytes), Cell::bytes)),
-                Cell::text(if is_first && interface.is_default_route { "default route" } else { "" }).in_style(GOOD),
+                only_first(Cell::text(if interface.is_default_route { "default route" } else { "" }).in_style(GOOD)),
             ]);
         }
     }

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use ratatui::Frame;
+use ratatui::backend::TestBackend;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Sparkline};
+use ratatui::{Frame, Terminal};
 
 use super::state::{Busy, State, Traffic};
 use crate::output::text::{fit, printable};
@@ -219,13 +220,33 @@ fn absent(text: &'static str) -> Line<'static> {
     Line::from(format!(" {text}")).dim()
 }
 
+/// The screen as lines of text, without the empty ones at its end.
+pub fn text(state: &State, columns: u16, rows: u16) -> Vec<String> {
+    let area = Rect::new(0, 0, columns.max(20), rows);
+    let mut terminal = match Terminal::new(TestBackend::new(area.width, area.height)) {
+        Ok(terminal) => terminal,
+        Err(never) => match never {},
+    };
+    match terminal.draw(|frame| draw(frame, state)) {
+        Ok(_) => {}
+        Err(never) => match never {},
+    }
+    let buffer = terminal.backend().buffer();
+    let line = |y| (0..area.width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+    let mut lines: Vec<String> = (0..area.height).map(line).collect();
+    // What is said of the keyboard stands at the bottom, and there is none here.
+    lines.pop();
+    while lines.last().is_some_and(String::is_empty) {
+        lines.pop();
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
     use expect_test::{Expect, expect};
-    use ratatui::Terminal;
-    use ratatui::backend::TestBackend;
     use serde_json::{Value, json};
 
     use super::*;

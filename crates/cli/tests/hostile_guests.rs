@@ -82,6 +82,7 @@ fn no_command_lets_a_guest_steer_the_terminal() {
     let guests = names.map(|name| guest(&directory, name));
     let both = format!("{},{}", guests[0].target(), guests[1].target());
     let raw = r#"{"execute": "guest-get-host-name", "id": "x"}"#;
+    let copies = format!("{}/copies/", directory.path().display());
     for command in [
         &["ping"][..],
         &["info"],
@@ -110,7 +111,7 @@ fn no_command_lets_a_guest_steer_the_terminal() {
         &["exec", "true"],
         &["ls", "/"],
         &["cat", "/x\x1b[2J"],
-        &["cp", ":/x\x1b[2J", "/nonexistent/"],
+        &["cp", ":/x\x1b[2J", &copies],
     ] {
         let what = command.join(" ");
         for form in [&["--timeout", "5"][..], &["--timeout", "5", "--color", "always"], &["--timeout", "5", "--json"]] {

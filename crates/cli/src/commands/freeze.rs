@@ -112,8 +112,10 @@ fn freeze_and_leave(options: &Freeze, visit: &mut Visit<'_>, interrupts: &Interr
     watcher.arm()?;
     let is_connected = AtomicBool::new(false);
     let connect = || {
-        let agent = Agent::connect_by(target, general.timeouts(), general.deadline())?;
+        let mut agent = Agent::connect_by(target, general.timeouts(), general.deadline())?;
         is_connected.store(true, Ordering::Relaxed);
+        // A second signal, or some seconds after the first, ends the wait for a freeze that hangs; then it is thawed.
+        agent.give_up_when(Interrupts::are_impatient);
         Ok(agent)
     };
     let guard = match Frozen::over_by(Box::new(connect), mounts(options), Some(general.deadline())) {

@@ -268,7 +268,8 @@ impl<T: Transport> Agent<T> {
         let mut has_moved = false;
         if started.elapsed() >= YOUTH || running.input.is_some() {
             self.open_outputs(running)?;
-            if let Some(input) = &mut running.input {
+            // Not before the outputs are open: the end of the input removes their names.
+            if let Some(input) = running.input.as_mut().filter(|_| !running.are_names_left) {
                 has_moved = input.move_on(self, &running.base, console)?;
             }
         }

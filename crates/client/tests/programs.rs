@@ -8,7 +8,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use qga_client::{
-    Account, Console, CopyOptions, Exit, Input, Kind, OutputStream, Patience, Program, RunOptions, Terminal, Wish,
+    Account, Agent, Arguments, Capacity, Console, CopyOptions, Error, Exit, Input, Kind, OutputStream, Patience,
+    Program, RunOptions, Terminal, Ticket, Timeouts, Transport, Wish,
 };
 use stage::{Guest, Recorder, leftovers, no_progress, noise, shell};
 
@@ -130,6 +131,11 @@ fn large_output_comes_whole_and_nothing_is_left_in_the_guest() {
     let ended = agent.run_live(&shell(&script), &RunOptions::default(), &mut seen).unwrap();
     assert_eq!((ended.exit, ended.is_cut), (Exit::Code(0), false));
     assert_eq!((seen.stdout.len(), seen.stderr.len()), (size, 100_000));
+    gone(&before);
+}
+
+/// Nothing is left that was not there before.
+fn gone(before: &[PathBuf]) {
     // Other tests of this file have files of their own there for a moment.
     let mut left: Vec<PathBuf> = leftovers().into_iter().filter(|path| !before.contains(path)).collect();
     for _ in 0..200 {
@@ -199,9 +205,14 @@ const CLEAR: &str = "files=$(readlink /proc/$$/fd/1); rm -f \"${files%.out}\".*"
 #[test]
 fn a_program_that_removes_the_files_of_its_output_is_an_error_and_runs_once() {
     let Some(guest) = Guest::start() else { return };
-    let mut agent = guest.connect();
     for code in [0, 73] {
-        let script = format!("echo once >>{}; {CLEAR}; echo lost; exit {code}", guest.text("count"));
+        let sign = guest.path(&format!("cleared-{code}"));
+        let (count, done) = (guest.text("count"), sign.display());
+        let script = format!("echo once >>{count}; {CLEAR}; echo lost; : >{done}; exit {code}");
+        // Nothing is opened before they are gone.
+        let transport = guest.target().connect(Timeouts::default()).unwrap();
+        let mut agent = Agent::over(Slow { transport, quick: 0, sign: Some(sign) });
+        agent.sync().unwrap();
         let error = agent.run_live(&shell(&script), &RunOptions::default(), &mut Recorder::default()).unwrap_err();
         assert_eq!(error.kind(), Kind::Guest);
         assert!(error.to_string().contains(&format!("it has run and ended (exit code {code})")), "{error}");
@@ -433,4 +444,71 @@ fn a_program_has_a_terminal_whose_size_follows() {
     let ended = agent.run_live(&Program { terminal, ..shell(script) }, &options, &mut console).unwrap();
     assert_eq!((ended.exit, ended.not_started), (Exit::Code(9), None));
     assert!(console.seen.starts_with(b"0 vt100\r\n31 97\r\n"), "{}", String::from_utf8_lossy(&console.seen));
+}
+
+/// A way that takes its time before it opens a file, as one does that starts a process for each request; not for the
+/// first `quick` of them. With a `sign` it waits for that file instead.
+#[derive(Debug)]
+struct Slow<T> {
+    transport: T,
+    quick: usize,
+    sign: Option<PathBuf>,
+}
+
+impl<T: Transport> Transport for Slow<T> {
+    fn sync(&mut self) -> Result<(), Error> {
+        self.transport.sync()
+    }
+
+    fn start(&mut self, command: &str, arguments: Option<Arguments<'_>>) -> Result<Ticket, Error> {
+        if command == "guest-file-open" {
+            match (self.quick.checked_sub(1), &self.sign) {
+                (Some(left), _) => self.quick = left,
+                (None, None) => std::thread::sleep(Duration::from_millis(400)),
+                (None, Some(sign)) => {
+                    while !sign.exists() {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                }
+            }
+        }
+        self.transport.start(command, arguments)
+    }
+
+    fn receive(&mut self, command: &str, ticket: Option<Ticket>) -> Result<&[u8], Error> {
+        self.transport.receive(command, ticket)
+    }
+
+    fn set_silence(&mut self, silence: Duration) -> Result<(), Error> {
+        self.transport.set_silence(silence)
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.transport.capacity()
+    }
+}
+
+#[test]
+fn a_slow_way_loses_nothing_of_a_short_program_with_input_or_a_terminal() {
+    let Some(guest) = Guest::start() else { return };
+    let before = leftovers();
+    for quick in [0, 1, 2] {
+        let transport = guest.target().connect(Timeouts::default()).unwrap();
+        let mut agent = Agent::over(Slow { transport, quick, sign: None });
+        agent.sync().unwrap();
+        let options = RunOptions { interactive_input: true, ..RunOptions::default() };
+        for (script, output) in [("echo out; echo wrong >&2; exit 3", "out\n"), ("cat; echo wrong >&2; exit 3", "in\n")]
+        {
+            let mut seen = Recorder { input: vec![b"in\n".to_vec()], ..Recorder::default() };
+            let ended = agent.run_live(&shell(script), &options, &mut seen).unwrap();
+            assert_eq!(ended.exit, Exit::Code(3), "{quick}, {script}");
+            assert_eq!((seen.stdout.as_slice(), seen.stderr.as_slice()), (output.as_bytes(), b"wrong\n".as_slice()));
+        }
+        let terminal = Some(Terminal { rows: 24, columns: 80, kind: "vt100".to_owned() });
+        let mut seen = Window { seen: Vec::new() };
+        let program = Program { terminal, ..shell("echo out; exit 4") };
+        let ended = agent.run_live(&program, &options, &mut seen).unwrap();
+        assert_eq!((ended.exit, seen.seen.as_slice()), (Exit::Code(4), b"out\r\n".as_slice()), "{quick}");
+    }
+    gone(&before);
 }

@@ -43,6 +43,9 @@ done; fi
 /// The host says something every few seconds. When it has been silent for `QGA_SILENCE` rounds it is gone: the program is
 /// ended, and nothing is left behind. A round lasts at least a twentieth of a second.
 ///
+/// A program may end before a slow host has opened its output: the names stay until the host says that it has, removes
+/// them itself, or is gone. A program that has ended is sent no signal, since its number may be another's by then.
+///
 /// The feeding process is nobody's child: a program that waits for its children must not find one that it has not started.
 const FEEDING: &str = r#": >"$qga_b.in" && : >"$qga_b.ctl" && : >"$qga_b.tty" && mkfifo "$qga_b.fifo" || { echo "$0: no file"; exit 73; }
 [ -z "$qga_y" ] || exec 8>|"$qga_b.tty"
@@ -50,13 +53,13 @@ const FEEDING: &str = r#": >"$qga_b.in" && : >"$qga_b.ctl" && : >"$qga_b.tty" &&
 trap '' HUP INT TERM
 exec 3>&- 4>&- 5>"$qga_b.fifo" 6<"$qga_b.ctl" 7<"$qga_b.in" 8<"$qga_b.tty"
 qga_f=/proc/self/fd/7; [ -e "$qga_f" ] || qga_f=
-qga_n=0; qga_p=; qga_l=; qga_k=; qga_d=
+qga_n=0; qga_p=; qga_l=; qga_k=; qga_d=; qga_o=; qga_g=
 qga_sweep() { rm -f "$qga_b.out" "$qga_b.err" "$qga_b.in" "$qga_b.ctl" "$qga_b.tty" "$qga_b.fifo"; }
-while kill -0 $$; do
+while [ -z "$qga_g" ] && kill -0 $$ || { qga_g=1; [ -z "$qga_o" ] && [ -e "$qga_b.out" ]; }; do
 while read -r qga_k <&6; do
 qga_k=$qga_l$qga_k; qga_l=; qga_n=0
 case $qga_k in
-open) [ -z "$qga_f" ] || qga_sweep ;;
+open) qga_o=1; [ -z "$qga_f" ] || qga_sweep ;;
 data*) [ "$qga_k" != "$qga_d" ] || continue
 qga_d=$qga_k
 [ -z "$qga_p" ] || wait "$qga_p"
@@ -71,6 +74,7 @@ qga_l=$qga_l$qga_k
 qga_n=$((qga_n + 1))
 if [ "$qga_n" -gt QGA_SILENCE ]; then
 qga_sweep
+[ -z "$qga_g" ] || exit
 kill -TERM -$$ || kill -TERM $$
 sleep 5
 kill -KILL -$$ || kill -KILL $$
@@ -302,6 +306,30 @@ mod tests {
             assert!(command.status().unwrap().success(), "{words:?}: {}", read("err"));
             assert_eq!(read("out"), "kept\n/usr\nit's\n", "{words:?}: {}", read("err"));
             clear();
+        }
+    }
+
+    #[test]
+    fn the_files_of_a_program_that_has_ended_stay_until_its_host_has_them_or_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = Program { path: "true".to_owned(), ..Program::default() };
+        for (index, words) in shells().into_iter().enumerate() {
+            for (rounds, word) in [(100_000, "open\n"), (100_000, "end\n"), (20, "")] {
+                let base = directory.path().join(format!("{index}.{}", word.trim())).display().to_string();
+                let mut command = Command::new(words[0]);
+                command.args(&words[1..]).args(outer("qga-name", &base, &program, Some(rounds)));
+                let status = command.stdin(Stdio::null()).status().unwrap();
+                assert!(status.success(), "{words:?}");
+                if !word.is_empty() {
+                    std::thread::sleep(std::time::Duration::from_millis(300));
+                    assert!(fs::exists(format!("{base}.out")).unwrap(), "{words:?}");
+                    fs::write(format!("{base}.ctl"), word).unwrap();
+                }
+                while ["out", "err", "in", "ctl", "tty"].iter().any(|end| fs::exists(format!("{base}.{end}")).unwrap())
+                {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! here, for the user that the agent is; what the agent's own environment has stays as it is.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 
@@ -23,11 +24,16 @@ pub fn of_programs() -> Vec<OsString> {
     // Read once: the agent's user does not change while it runs.
     static LOGIN: OnceLock<Option<Login>> = OnceLock::new();
     with_login(std::env::vars_os().collect(), || {
-        let read = || {
-            let passwd = Root::host().read("/etc/passwd").unwrap_or_default();
-            login(&passwd, rustix::process::geteuid().as_raw())
+        if let Some(known) = LOGIN.get() {
+            return known.clone();
+        }
+        let passwd = match Root::host().read("/etc/passwd") {
+            Ok(passwd) => passwd,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            // The next program may find it.
+            Err(_) => return login(&[], rustix::process::geteuid().as_raw()),
         };
-        LOGIN.get_or_init(read).clone()
+        LOGIN.get_or_init(|| login(&passwd, rustix::process::geteuid().as_raw())).clone()
     })
 }
 

@@ -313,6 +313,11 @@ impl Logger {
             self.changed.notify_all();
             return;
         }
+        // A thread has the rights of the one that starts it, and this one may have taken those of a user. Another message
+        // will start the writer.
+        if rustix::process::geteuid() != rustix::process::getuid() && rustix::process::getuid().is_root() {
+            return;
+        }
         let writer = std::thread::Builder::new().name("log".to_owned()).stack_size(crate::lane::STACK_BYTES);
         queue.has_writer = writer.spawn(|| self.work()).is_ok();
     }

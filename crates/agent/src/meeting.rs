@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 fn socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
@@ -35,16 +36,19 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Comes to one. `prepare` sees the socket before, to set how long it may wait.
-pub fn come(path: &Path, prepare: impl FnOnce(&OwnedFd) -> io::Result<()>) -> io::Result<OwnedFd> {
+/// Comes to one. Nothing waits there for longer than `patience`, the way there neither. An error if the process at the
+/// other end is another user's: the directory may be one in which everybody can lay files.
+pub fn come(path: &Path, patience: Duration) -> io::Result<OwnedFd> {
     let (_directory, address) = address(path)?;
     let socket = socket()?;
-    prepare(&socket)?;
+    for way in [sockopt::Timeout::Send, sockopt::Timeout::Recv] {
+        sockopt::set_socket_timeout(&socket, way, Some(patience))?;
+    }
     rustix::net::connect(&socket, &address)?;
-    Ok(socket)
+    if is_of_same_user(&socket) { Ok(socket) } else { Err(Errno::PERM.into()) }
 }
 
 /// Whether the process at the other end is the same user's.
 pub fn is_of_same_user(socket: &OwnedFd) -> bool {
-    rustix::net::sockopt::socket_peercred(socket).is_ok_and(|other| other.uid == rustix::process::geteuid())
+    sockopt::socket_peercred(socket).is_ok_and(|other| other.uid == rustix::process::geteuid())
 }

@@ -48,9 +48,10 @@ pub struct Entry {
     pub serve: fn(&Request, &Call<'_>, Answer<'_>) -> Result<(), Error>,
 }
 
-/// Runs a command. One that only looks has seen all there is, or fails; what another one has done stays done.
+/// Runs a command. One that only looks, as its name says, has seen all there is, or fails; what another one has done stays
+/// done.
 pub fn run<Asked: Run>(command: Asked, call: &Call<'_>) -> Result<Outcome<Asked::Reply>, Error> {
-    if Asked::INFO.rules.exclusive { command.run(call) } else { root::complete(|| command.run(call)) }
+    if Asked::INFO.name.contains("-get-") { root::complete(|| command.run(call)) } else { command.run(call) }
 }
 
 /// Makes a family's list of entries from its commands' types.

@@ -129,6 +129,11 @@ impl Domain {
         Ok(lines.collect::<Vec<_>>().join("\n"))
     }
 
+    /// Whether this version of a command of virsh has an option.
+    pub fn virsh_has_option(&self, command: &str, option: &str) -> Result<bool> {
+        Ok(self.run_virsh(&["help", command])?.stdout.contains(option))
+    }
+
     fn run_virsh(&self, arguments: &[&str]) -> Result<Outcome> {
         let output = Command::new("timeout")
             .arg(PATIENCE.as_secs().to_string())

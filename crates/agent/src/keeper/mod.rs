@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -343,10 +344,7 @@ pub fn ask(pid: i32) -> Option<Status> {
 }
 
 fn ask_one(path: &Path, pid: i32) -> io::Result<Option<Status>> {
-    let socket = meeting::come(path, limit_waits)?;
-    if !meeting::is_of_same_user(&socket) {
-        return Err(Errno::PERM.into());
-    }
+    let socket = meeting::come(path, ANSWER_PATIENCE)?;
     let mut question = vec![b'?'];
     question.extend_from_slice(&pid.to_le_bytes());
     send(&socket, &question, &[], SendFlags::empty())?;
@@ -370,30 +368,29 @@ fn ask_one(path: &Path, pid: i32) -> io::Result<Option<Status>> {
     })
 }
 
-/// Sees to it that one that does not answer is not waited for.
-fn limit_waits(socket: &OwnedFd) -> io::Result<()> {
-    for way in [sockopt::Timeout::Send, sockopt::Timeout::Recv] {
-        sockopt::set_socket_timeout(socket, way, Some(ANSWER_PATIENCE))?;
-    }
-    Ok(())
-}
-
 /// Removes the socket files of keepers that are gone.
 pub fn tidy(directory: &Path) {
+    let begun = Instant::now();
     for (path, _) in meetings(directory) {
+        // Those that stand still are left to the next start.
+        if begun.elapsed() > ALL_ANSWERS_PATIENCE {
+            break;
+        }
         let refused = Some(Errno::CONNREFUSED.raw_os_error());
-        if meeting::come(&path, limit_waits).is_err_and(|error| error.raw_os_error() == refused) {
+        if meeting::come(&path, ANSWER_PATIENCE).is_err_and(|error| error.raw_os_error() == refused) {
             let _ = std::fs::remove_file(&path);
         }
     }
 }
 
-/// The socket files of keepers, and the process id of each.
+/// The socket files of keepers, and the process id of each. The directory may be one in which everybody can lay files:
+/// those of other users are none.
 fn meetings(directory: &Path) -> Vec<(PathBuf, Pid)> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     let meetings = entries.flatten().filter_map(|entry| {
         let pid = entry.file_name().to_str()?.strip_prefix(MEETING_PREFIX)?.parse().ok().and_then(Pid::from_raw)?;
-        Some((entry.path(), pid))
+        let is_own = entry.metadata().is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw());
+        is_own.then(|| (entry.path(), pid))
     });
     meetings.take(MEETINGS_MAX).collect()
 }

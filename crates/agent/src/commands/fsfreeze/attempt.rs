@@ -25,8 +25,9 @@ use crate::root::Root;
 const CHOICE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a freeze may be at work before the guardian ends it: longer than the agent gives it.
 const WORK_PATIENCE: Duration = Duration::from_secs(75);
-/// Descriptors that the agent needs for everything else.
-const OTHER_DESCRIPTORS: u64 = 512;
+/// Descriptors that the agent needs for everything else: 256 handles, five for each of 128 programs with pipes, 64 clients
+/// and their threads, and some of its own. A thaw takes one too, and must not lack it.
+const OTHER_DESCRIPTORS: u64 = 1536;
 /// Descriptors that a file system takes: its own, and those of the sockets that it waits in.
 const DESCRIPTORS_EACH: u64 = 3;
 

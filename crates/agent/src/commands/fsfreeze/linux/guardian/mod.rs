@@ -131,7 +131,7 @@ impl Guardian {
     /// Looks for the one that an agent before this one has started, and gets what is frozen from it. One whose freeze no
     /// host relies on ends it at once, and is waited for.
     pub fn meet(meeting: &Path) -> Met {
-        let connected = meeting::come(meeting, |_| Ok(())).and_then(|socket| Self::behind(socket, None));
+        let connected = meeting::come(meeting, ANSWER_PATIENCE).and_then(|socket| Self::behind(socket, None));
         let Ok(guardian) = connected else { return Met::Nobody };
         let (mut opened, mut deadline) = (Vec::new(), Deadline::Frozen(None));
         loop {

@@ -73,6 +73,7 @@ if { [ "$(stat -c %h -- "$2")" = 1 ] && cp --attributes-only --preserve=mode,own
 free=$(free "$2")
 if [ "$((free + $(kib "$2")))" -lt "$(kib "$1")" ] 2>/dev/null; then
 echo "No space left on device for a second copy, from which a file that is there is written" >&2; exit 1; fi
+[ "$(wc -c <"$1")" -eq "$5" ] || { echo "the half file has another size now, and is not used" >&2; exit 1; }
 cp --sparse=always -- "$1" "$2" 2>/dev/null || cp -- "$1" "$2" || exit
 rm -f -- "$1"; exit
 fi

@@ -54,10 +54,6 @@ pub(super) const CHECK: &str =
 /// What the scripts say when another copy has taken the name of the partial file.
 pub(super) const OVERTAKEN: &str = "another copy to the same file is at work";
 
-/// Gives the file $1 the size $2, so that it ends with a hole.
-pub(super) const EXTEND: &str =
-    r#"dd if=/dev/null of="$1" bs=1 seek="$2" 2>/dev/null && [ "$(wc -c <"$1")" -eq "$2" ]"#;
-
 /// Makes the partial file $1 the file $2, a new one with the permissions $3 less the umask; but only if it is the file $4
 /// and has $5 bytes: another copy may have put its own half file there.
 ///

@@ -8,7 +8,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::download::{local, sum_up};
-use super::scripts::{CHECK, COMPLETE, EXTEND, INODE, OVERTAKEN, PREPARE, REMOVE, THROUGH};
+use super::scripts::{CHECK, COMPLETE, INODE, OVERTAKEN, PREPARE, REMOVE, THROUGH};
 use super::source::{Patient, Source};
 use super::{Copied, CopyOptions, OnProgress, Progress, explain, hex, holes, names, stopped};
 use crate::agent::Agent;
@@ -177,12 +177,15 @@ impl<T: Transport> Agent<T> {
         let handle = self.open(&path, mode)?;
         let result = self.check_name(upload);
         let result = result.and_then(|()| self.write_source(upload, handle, resumed_at, has_holes, hash, on_progress));
-        let (bytes, end) = self.close_after(handle, result)?;
-        if bytes > end {
-            let size = bytes.to_string();
-            self.run_script(EXTEND, &[&path, &size], &upload.act)?;
-        }
-        Ok(bytes)
+        let result = result.and_then(|(bytes, end)| {
+            // A hole at the end. Not by name: that may be another copy's by now.
+            if bytes > end {
+                self.seek(handle, SeekFrom::Start(bytes - 1))?;
+                self.write_piece(handle, &[0])?;
+            }
+            Ok(bytes)
+        });
+        self.close_after(handle, result)
     }
 
     /// Writes the source, and passes over what is zero where the copy is to have holes. Returns the bytes of the source

@@ -191,3 +191,41 @@ fn what_stands_in_the_way_is_named() {
     assert!(to.join("d/y").exists() && to.join("x").is_dir());
     assert_eq!(fs::read_dir(&to).unwrap().count(), 2, "something is left");
 }
+
+#[test]
+fn a_file_with_less_in_it_than_its_size_says_is_left_out_and_named() {
+    let Some(guest) = Guest::start() else { return };
+    let mut agent = guest.connect();
+    // These say that they have 4096 bytes, and tar fills up what is missing.
+    let from = Path::new("/sys/class/net/lo/statistics");
+    let count = fs::read_dir(from).unwrap().count();
+    assert!(count > 0);
+    let report = copy(&mut agent, false, from, &guest.path("to"), CopyOptions::default()).unwrap();
+    assert_eq!((report.files, report.skipped.len()), (0, count), "{report:?}");
+    assert_eq!(fs::read_dir(guest.path("to")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_that_grows_ends_no_tree() {
+    let Some(guest) = Guest::start() else { return };
+    let mut agent = guest.connect();
+    let from = guest.path("from");
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join("calm"), noise(5000)).unwrap();
+    fs::write(from.join("calm large"), noise(3 << 20)).unwrap();
+    fs::write(from.join("large"), noise(3 << 20)).unwrap();
+    let log = from.join("large");
+    // Each piece of the transfer sees the file grow.
+    let mut grow = |_: qga_client::Progress<'_>| {
+        use std::io::Write;
+        fs::File::options().append(true).open(&log).unwrap().write_all(b"line\n").unwrap();
+        std::ops::ControlFlow::Continue(())
+    };
+    let to = guest.path("to");
+    let report = agent.download_tree(from.to_str().unwrap(), &to, CopyOptions::default(), &mut grow).unwrap();
+    assert_eq!((report.files, report.skipped.len()), (2, 1), "{report:?}");
+    assert!(report.skipped[0].0.ends_with("large"), "{report:?}");
+    assert!(fs::read(to.join("calm")).unwrap() == noise(5000));
+    assert!(fs::read(to.join("calm large")).unwrap() == noise(3 << 20));
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 2);
+}

@@ -46,8 +46,11 @@ pub(super) struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     pub(super) fn push(&mut self, listed: Listed<'a>) {
+        /// Longest target of a link. The guest says the sizes, and need not mean well.
+        const LINK_BYTES: u64 = 4096;
+        let most = if listed.file.kind == FileKind::Link { LINK_BYTES } else { SMALL_BYTES };
         let name = listed.file.path.len();
-        self.bytes += listed.file.size.next_multiple_of(512) + OVERHEAD_BYTES + 3 * name as u64;
+        self.bytes += listed.file.size.min(most).next_multiple_of(512) + OVERHEAD_BYTES + 3 * name as u64;
         self.files.push(listed);
     }
 
@@ -74,19 +77,21 @@ impl Packing {
 }
 
 impl<T: Transport> Agent<T> {
-    /// `None` if the guest has no tar.
+    /// `None` if the guest has no tar, or no place for archives.
     pub(super) fn begin_packing(&mut self, act: &str) -> Result<Option<Packing>, Error> {
         let Some(said) = self.run_script(BEGIN_DOWN, &[&names::own_text("tree")], act)? else { return Ok(None) };
         let said = String::from_utf8_lossy(&said).into_owned();
         let Some((tar, directory)) = said.split_once('\n') else { return Ok(None) };
-        Ok(Some(Packing { directory: directory.to_owned(), is_gnu: tar == "gnu" }))
+        let packing = Packing { directory: directory.to_owned(), is_gnu: tar == "gnu" };
+        Ok(Some(packing).filter(|packing| !packing.directory.is_empty()))
     }
 
     pub(super) fn end_packing(&mut self, packing: &Packing, act: &str) -> Result<(), Error> {
         self.run_script(END, &[&packing.directory], act).map(|_| ())
     }
 
-    /// Fetches files in one archive and puts them in their places.
+    /// Fetches files in one archive and puts them in their places. If the archive may not be whole, or cannot be made,
+    /// each file comes for itself, and so does what is missing in it or has another size than the list says.
     pub(super) fn fetch(
         &mut self,
         packing: &Packing,
@@ -98,15 +103,23 @@ impl<T: Transport> Agent<T> {
         if wanted.files.is_empty() {
             return Ok(());
         }
-        let Download { guest, options, act, report, links, .. } = tree;
-        let (guest, options, act) = (*guest, *options, *act);
+        let (guest, options, act) = (tree.guest, tree.options, tree.act);
         let bytes = wanted.bytes;
         let mut missing: HashMap<Vec<u8>, Listed<'_>> = HashMap::new();
         for listed in wanted.files {
             missing.insert(listed.place.as_os_str().as_bytes().to_vec(), listed);
         }
-        let complaints = self.pack(packing, guest, &missing, act)?;
-        let archive = self.read_archive(packing, bytes, options, act, on_progress)?;
+        let packed = self.pack(packing, guest, &missing, act).and_then(|complaints| {
+            if complaints.is_empty() { self.read_archive(packing, bytes, options, act, on_progress) } else { Ok(None) }
+        });
+        let archive = match packed {
+            Ok(archive) => archive.unwrap_or_default(),
+            // What keeps the archive away need not keep the files away: a full /tmp.
+            Err(error @ (Error::Guest { .. } | Error::Agent { .. })) if !error.needs_sync() => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let Download { report, links, .. } = tree;
+        let mut again = Vec::new();
         let mode = |file: &GuestFile| Some(file.mode).filter(|_| options.keep_mode);
         let mut put = |name: &[u8], packed: Packed| {
             let shown = PathBuf::from(OsStr::from_bytes(name));
@@ -115,6 +128,7 @@ impl<T: Transport> Agent<T> {
                 return Ok(());
             };
             match packed {
+                Packed::File(content) if content.len() as u64 != listed.file.size => again.push(listed),
                 Packed::File(content) if listed.file.kind == FileKind::File => {
                     match put_file(below, &listed.place, &content, mode(listed.file)) {
                         Ok(()) => {
@@ -132,17 +146,16 @@ impl<T: Transport> Agent<T> {
             }
             Ok(())
         };
-        if let Err(source) = unpack(&archive, &mut put)? {
+        if !archive.is_empty()
+            && let Err(source) = unpack(&archive, &mut put)?
+        {
             return Err(Error::Guest {
                 act: act.to_owned(),
                 cause: format!("its archive is not understood: {source}"),
             });
         }
-        for listed in missing.into_values() {
-            let why = if complaints.is_empty() { "it did not come".to_owned() } else { complaints.clone() };
-            report.skipped.push((PathBuf::from(OsStr::from_bytes(&listed.file.path)), why));
-        }
-        Ok(())
+        again.extend(missing.into_values());
+        self.fetch_each(tree, again, below, on_progress)
     }
 
     /// Has the archive made. Returns what tar says of files that it could not take.
@@ -171,7 +184,7 @@ impl<T: Transport> Agent<T> {
         Ok(String::from_utf8_lossy(&said).trim().to_owned())
     }
 
-    /// Reads the archive, as much as it may be.
+    /// Reads the archive; `None` if it is larger than the files in it may have made it.
     fn read_archive(
         &mut self,
         packing: &Packing,
@@ -179,30 +192,34 @@ impl<T: Transport> Agent<T> {
         options: CopyOptions,
         act: &str,
         on_progress: OnProgress<'_>,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Option<Vec<u8>>, Error> {
         /// Files grow while they are copied, but not all of them by so much.
         const GROWTH: u64 = 4 << 20;
         let path = format!("{}/a", packing.directory);
         let most = expected + GROWTH;
-        let mut archive = Vec::with_capacity(expected as usize);
+        let (mut archive, mut is_too_large) = (Vec::new(), false);
         let handle = self.open(&path, "r")?;
         let read = self.read_to_end(handle, act, &mut |bytes| {
             archive.extend_from_slice(bytes);
-            if archive.len() as u64 > most {
+            is_too_large = archive.len() as u64 > most;
+            if is_too_large {
                 return Err(io::Error::other("the guest sends more than it has listed"));
             }
             let copied_bytes = expected.min(archive.len() as u64);
             let progress = Progress { path: act, copied_bytes, total_bytes: expected };
             if on_progress(progress).is_break() { Err(stopped()) } else { Ok(()) }
         });
-        self.close_after(handle, read)?;
+        match self.close_after(handle, read) {
+            Err(error) if is_too_large && !error.needs_sync() => return Ok(None),
+            read => read?,
+        };
         if options.verify
             && self.guest_sha256(&path, archive.len() as u64)? != Some(hex(Sha256::new_with_prefix(&archive)))
         {
             let detail = "the archive in which its files travel is another one there, or the guest has no sha256sum";
             return Err(Error::Mismatch { path: act.to_owned(), detail: detail.to_owned() });
         }
-        Ok(archive)
+        Ok(Some(archive))
     }
 
     /// The SHA-256 sums of files below a directory of the guest, by name; those that are not there are left out.
@@ -243,4 +260,34 @@ fn put_file(below: &mut Below, place: &Path, content: &[u8], mode: Option<u32>) 
 /// Says what a broken-off tree is.
 pub(super) fn explain_tree(error: Error, act: &str) -> Error {
     explain(error, act, None, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_a_guest_makes_up_costs_nothing() {
+        for kind in [FileKind::Link, FileKind::File] {
+            for size in [100 << 30, 1 << 62, u64::MAX] {
+                let file = GuestFile {
+                    path: b"/x".to_vec(),
+                    kind,
+                    size,
+                    mode: 0o777,
+                    owner: String::new(),
+                    group: String::new(),
+                    modified_seconds: 0,
+                    links: 1,
+                    stamp: String::new(),
+                };
+                let mut wanted = Wanted::default();
+                while !wanted.is_full() {
+                    wanted.push(Listed { file: &file, place: PathBuf::from("x") });
+                }
+                assert!(wanted.bytes < 2 * FULL_BYTES as u64, "{} bytes", wanted.bytes);
+                assert!(wanted.files.len() > 1);
+            }
+        }
+    }
 }

@@ -127,18 +127,7 @@ impl<T: Transport> Agent<T> {
                 }
             }
         }
-        for Listed { file, place } in large {
-            let Ok(path) = file.path_text() else {
-                tree.report.skip(file, "its name is not UTF-8, and the protocol carries text only");
-                continue;
-            };
-            if file.kind == FileKind::Link {
-                let target = self.read_link(path)?;
-                tree.links.push((place, target));
-                continue;
-            }
-            self.download_large(tree, file, path, &place, &mut below, on_progress)?;
-        }
+        self.fetch_each(tree, large, &mut below, on_progress)?;
         // Last, so that no file is written through one.
         for (place, target) in std::mem::take(&mut tree.links) {
             match below.make_link(&place, OsStr::from_bytes(&target)) {
@@ -159,7 +148,33 @@ impl<T: Transport> Agent<T> {
         Ok(())
     }
 
-    fn download_large(
+    /// Fetches files and links one after the other. What is gone or changes while it is copied is left out.
+    pub(super) fn fetch_each(
+        &mut self,
+        tree: &mut Download<'_>,
+        listed: Vec<Listed<'_>>,
+        below: &mut Below,
+        on_progress: OnProgress<'_>,
+    ) -> Result<(), Error> {
+        for Listed { file, place } in listed {
+            let Ok(path) = file.path_text() else {
+                tree.report.skip(file, "its name is not UTF-8, and the protocol carries text only");
+                continue;
+            };
+            if file.kind == FileKind::Link {
+                match self.read_link(path) {
+                    Ok(target) => tree.links.push((place, target)),
+                    Err(Error::Guest { cause, .. }) => tree.report.skip(file, &cause),
+                    Err(error) => return Err(error),
+                }
+                continue;
+            }
+            self.fetch_file(tree, file, path, &place, below, on_progress)?;
+        }
+        Ok(())
+    }
+
+    fn fetch_file(
         &mut self,
         tree: &mut Download<'_>,
         file: &GuestFile,
@@ -169,11 +184,38 @@ impl<T: Transport> Agent<T> {
         on_progress: OnProgress<'_>,
     ) -> Result<(), Error> {
         let act = format!("copy {path} from the guest to {}", place.display());
-        let place = below.place(place).map_err(|source| local(&act, source))?;
-        let original = Original { size: file.size, mode: Some(file.mode), stamp: Some(file.stamp.clone()) };
-        let copied = self.download_at(path, &original, &place, tree.options, &act, on_progress)?;
-        tree.report.files += 1;
-        tree.report.bytes += copied.bytes;
+        // The list may be hours old.
+        let now = match self.stat_file(path, false) {
+            Ok(now) if now.kind == FileKind::File => now,
+            Ok(_) => {
+                tree.report.skip(file, "it has become something else meanwhile");
+                return Ok(());
+            }
+            Err(Error::Guest { cause, .. }) => {
+                tree.report.skip(file, &cause);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let place = match below.place(place) {
+            Ok(place) => place,
+            Err(source) if source.kind() == io::ErrorKind::InvalidInput => {
+                tree.report.skip(file, &source.to_string());
+                return Ok(());
+            }
+            Err(source) => return Err(local(&act, source)),
+        };
+        let original = Original { size: now.size, mode: Some(now.mode), stamp: Some(now.stamp) };
+        match self.download_at(path, &original, &place, tree.options, &act, on_progress) {
+            Ok(copied) => {
+                tree.report.files += 1;
+                tree.report.bytes += copied.bytes;
+            }
+            Err(Error::Changed { .. }) => {
+                tree.report.skip(file, "it has changed while it was copied, or has less in it than its size says");
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 

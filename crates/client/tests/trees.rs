@@ -229,3 +229,33 @@ fn a_file_that_grows_ends_no_tree() {
     assert!(fs::read(to.join("calm large")).unwrap() == noise(3 << 20));
     assert_eq!(fs::read_dir(&to).unwrap().count(), 2);
 }
+
+#[test]
+fn a_file_of_the_host_that_grows_or_goes_ends_no_tree() {
+    let Some(guest) = Guest::start() else { return };
+    let mut agent = guest.connect();
+    let from = guest.path("from");
+    fs::create_dir(&from).unwrap();
+    // More than one archive takes, so that the last ones are read after the first has been sent.
+    for place in 0..10 {
+        fs::write(from.join(format!("{place}")), noise(1 << 20)).unwrap();
+    }
+    for name in ["z grows", "z goes"] {
+        fs::write(from.join(name), b"line\n").unwrap();
+    }
+    fs::write(from.join("large"), noise(3 << 20)).unwrap();
+    let mut change = |_: qga_client::Progress<'_>| {
+        use std::io::Write;
+        for name in ["z grows", "large"] {
+            fs::File::options().append(true).open(from.join(name)).unwrap().write_all(b"line\n").unwrap();
+        }
+        let _ = fs::remove_file(from.join("z goes"));
+        std::ops::ControlFlow::Continue(())
+    };
+    let to = guest.path("to");
+    let report = agent.upload_tree(&from, to.to_str().unwrap(), CopyOptions::default(), &mut change).unwrap();
+    assert_eq!((report.files, report.skipped.len()), (11, 2), "{report:?}");
+    assert!(fs::read(to.join("z grows")).unwrap().len() > 5);
+    assert!((0..10).all(|place| fs::read(to.join(format!("{place}"))).unwrap() == noise(1 << 20)));
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 11, "something is left");
+}

@@ -13,8 +13,9 @@ use sha2::{Digest, Sha256};
 use super::bundle::{Bundle, SMALL_BYTES};
 use super::download::{local, sum_up};
 use super::place::flags;
-use super::tree::TreeReport;
+use super::tree::{CHANGED, TreeReport};
 use super::tree_scripts::{BEGIN_UP, END, MISSING, MODES, PUT};
+use super::upload::is_same;
 use super::{CopyOptions, OnProgress, Progress, explain, hex, names, stopped};
 use crate::agent::Agent;
 use crate::error::Error;
@@ -108,11 +109,18 @@ impl<T: Transport> Agent<T> {
                 bundle.directory(&entry.name, if options.keep_mode { mode | 0o700 } else { 0o777 });
                 report.directories += 1;
             } else if entry.there.is_symlink() {
-                let target = fs::read_link(&entry.path).map_err(|source| entry.unread(&source))?;
+                let target = unless_gone(fs::read_link(&entry.path)).map_err(|source| entry.unread(&source))?;
+                let Some(target) = target else {
+                    report.skipped.push((entry.path.clone(), CHANGED.to_owned()));
+                    continue;
+                };
                 bundle.link(&entry.name, target.as_os_str().as_bytes());
                 report.links += 1;
             } else {
-                let content = entry.content()?;
+                let Some(content) = entry.content()? else {
+                    report.skipped.push((entry.path.clone(), CHANGED.to_owned()));
+                    continue;
+                };
                 report.files += 1;
                 report.bytes += content.len() as u64;
                 if sums.get(&entry.name).is_some_and(|sum| *sum == hex(Sha256::new_with_prefix(&content))) {
@@ -136,18 +144,30 @@ impl<T: Transport> Agent<T> {
                 ));
                 continue;
             };
-            report.files += 1;
-            report.bytes += entry.there.len();
+            let there = unless_gone(entry.path.symlink_metadata()).map_err(|source| entry.unread(&source))?;
+            if !there.is_some_and(|there| there.is_file()) {
+                report.skipped.push((entry.path.clone(), CHANGED.to_owned()));
+                continue;
+            }
             if let Some(sum) = sums.get(&entry.name) {
                 let mut here = Sha256::new();
                 let file = File::open(&entry.path).map_err(|source| entry.unread(&source))?;
                 sum_up(&mut file.take(entry.there.len()), &mut here).map_err(|source| entry.unread(&source))?;
                 if *sum == hex(here) {
+                    report.files += 1;
+                    report.bytes += entry.there.len();
                     continue;
                 }
             }
             let place = format!("{}/{name}", stage.top.trim_end_matches('/'));
-            self.upload(&entry.path, &place, options, on_progress)?;
+            match self.upload(&entry.path, &place, options, on_progress) {
+                Ok(copied) => {
+                    report.files += 1;
+                    report.bytes += copied.bytes;
+                }
+                Err(Error::Changed { .. }) => report.skipped.push((entry.path.clone(), CHANGED.to_owned())),
+                Err(error) => return Err(error),
+            }
         }
         // The innermost first: who may not enter a directory cannot change what is in it.
         for modes in chunks(narrow.iter().rev().flat_map(|(mode, name)| [mode.as_str(), name.as_str()])) {
@@ -253,23 +273,33 @@ impl Entry {
         self.there.is_file() && self.there.len() <= SMALL_BYTES && !has_holes
     }
 
-    fn content(&self) -> Result<Vec<u8>, Error> {
+    /// `None` if it is gone, or changes while it is read.
+    fn content(&self) -> Result<Option<Vec<u8>>, Error> {
         let read = || -> io::Result<Option<Vec<u8>>> {
             let flags = flags(OFlags::NONBLOCK | OFlags::NOFOLLOW);
             let file = File::options().read(true).custom_flags(flags).open(&self.path)?;
-            if !file.metadata()?.is_file() {
+            // It may have grown since it was listed.
+            let before = file.metadata()?;
+            if !before.is_file() {
                 return Ok(None);
             }
-            let mut content = Vec::with_capacity(self.there.len() as usize);
-            file.take(SMALL_BYTES + 1).read_to_end(&mut content)?;
-            Ok((content.len() as u64 == self.there.len()).then_some(content))
+            let mut content = Vec::new();
+            (&file).take(SMALL_BYTES + 1).read_to_end(&mut content)?;
+            let is_whole = content.len() as u64 == before.len() && is_same(&before, &file.metadata()?);
+            Ok(is_whole.then_some(content))
         };
-        let content = read().map_err(|source| self.unread(&source))?;
-        content.ok_or_else(|| Error::Changed { path: self.path.display().to_string() })
+        Ok(unless_gone(read()).map_err(|source| self.unread(&source))?.flatten())
     }
 
     fn unread(&self, source: &io::Error) -> Error {
         local(&format!("read {}", self.path.display()), io::Error::new(source.kind(), source.to_string()))
+    }
+}
+
+fn unless_gone<V>(found: io::Result<V>) -> io::Result<Option<V>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
     }
 }
 
@@ -281,7 +311,11 @@ fn walk(top: &Path, report: &mut TreeReport) -> io::Result<(Metadata, Vec<Entry>
         let mut inside = fs::read_dir(&directory)?.collect::<io::Result<Vec<fs::DirEntry>>>()?;
         inside.sort_by_key(fs::DirEntry::file_name);
         for entry in inside {
-            let (path, there) = (entry.path(), entry.metadata()?);
+            let path = entry.path();
+            let Some(there) = unless_gone(entry.metadata())? else {
+                report.skipped.push((path, CHANGED.to_owned()));
+                continue;
+            };
             let mut name: Vec<u8> = if name.is_empty() { Vec::new() } else { [name.as_slice(), b"/"].concat() };
             name.extend(entry.file_name().into_vec());
             if there.is_dir() {

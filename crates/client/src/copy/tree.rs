@@ -20,6 +20,9 @@ use crate::error::Error;
 use crate::guest_files::{FileKind, GuestFile};
 use crate::transport::Transport;
 
+/// Why a file of the host is left out that was changed or removed.
+pub(super) const CHANGED: &str = "it has changed while it was copied, or is gone";
+
 /// What was copied of a tree.
 #[derive(Debug, Default)]
 pub struct TreeReport {
@@ -289,8 +292,14 @@ impl<T: Transport> Agent<T> {
                 if kind.is_dir() {
                     waiting.push((path, place));
                 } else if kind.is_file() {
-                    report.bytes += self.upload(&path, &place, options, on_progress)?.bytes;
-                    report.files += 1;
+                    match self.upload(&path, &place, options, on_progress) {
+                        Ok(copied) => {
+                            report.bytes += copied.bytes;
+                            report.files += 1;
+                        }
+                        Err(Error::Changed { .. }) => report.skipped.push((path, CHANGED.to_owned())),
+                        Err(error) => return Err(error),
+                    }
                 } else if kind.is_symlink() {
                     self.upload_link(&path, &place, &mut report)?;
                 } else {

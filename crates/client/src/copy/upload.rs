@@ -458,7 +458,8 @@ fn behind_hole(file: &File, position: u64, size: u64) -> io::Result<u64> {
     }
 }
 
-fn is_same(before: &Metadata, after: &Metadata) -> bool {
+/// Whether a file is the one that it was, and unchanged.
+pub(super) fn is_same(before: &Metadata, after: &Metadata) -> bool {
     let identity = |file: &Metadata| (file.ino(), file.len(), file.mtime(), file.mtime_nsec(), file.ctime_nsec());
     identity(before) == identity(after)
 }

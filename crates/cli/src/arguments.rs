@@ -166,8 +166,8 @@ pub struct Exec {
     /// Pass this side's standard input on to the program. Together with -t for what is worked with by hand: -it.
     #[arg(short = 'i', long, visible_alias = "interactive")]
     pub stdin: bool,
-    /// Run the program on a terminal of its own, as large as this one. Ctrl-] ends it. Behind exec, -t means this, as it
-    /// does for docker; a target is named before exec, or with --target.
+    /// Run the program on a terminal of its own, as large as this one. With -i, Ctrl-] ends it (exit code 130). Behind
+    /// exec, -t means this, as it does for docker; a target is named before exec, or with --target.
     #[arg(short = 't', long, conflicts_with_all = ["detach", "at_end"])]
     pub tty: bool,
     /// Set a variable in the program's environment; may be given several times. NAME alone passes on the value that it

@@ -146,6 +146,72 @@ fn the_escape_leaves_a_shell_whose_guest_hangs() {
 }
 
 #[test]
+fn the_escape_is_an_end_in_order_for_a_shell_and_none_for_a_program() {
+    let Some(guest) = Guest::start() else { return };
+    for (arguments, code) in [(&["shell", "-s", "cat"][..], 0), (&["exec", "-it", "cat"], 130)] {
+        let mut seat = Seat::start(&guest.target(), arguments);
+        until("the terminal is raw", || seat.is_raw());
+        seat.types("word\r");
+        seat.shows("word");
+        seat.types("\x1d");
+        assert_eq!(seat.end(), Some(code), "{arguments:?}");
+    }
+}
+
+/// An agent whose programs find nothing that makes a terminal; it ends with this.
+struct Plain {
+    directory: tempfile::TempDir,
+    agent: Child,
+}
+
+impl Plain {
+    /// `None` for an agent that runs elsewhere.
+    fn start() -> Option<Self> {
+        const TOOLS: [&str; 11] =
+            ["sh", "cat", "rm", "sleep", "mkfifo", "stty", "id", "getent", "setpriv", "su", "true"];
+        let subject = qga_compliance::Subject::under_test();
+        let program = subject.program()?;
+        let directory = tempfile::tempdir().unwrap();
+        let path = std::env::var_os("PATH").unwrap();
+        for tool in TOOLS {
+            let found = std::env::split_paths(&path).map(|place| place.join(tool)).find(|place| place.exists());
+            std::os::unix::fs::symlink(found.expect(tool), directory.path().join(tool)).unwrap();
+        }
+        let at = |name: &str| directory.path().join(name);
+        let mut command = qga_compliance::Agent::command(program, directory.path());
+        command.args(["-m", "unix-listen", "-p"]).arg(at("socket")).arg("-t").arg(directory.path());
+        let agent = command.arg("-f").arg(at("pid")).env("PATH", directory.path()).spawn().unwrap();
+        let started = Self { directory, agent };
+        until("the agent listens", || fs::exists(started.target()).unwrap());
+        Some(started)
+    }
+
+    fn target(&self) -> String {
+        self.directory.path().join("socket").display().to_string()
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+#[test]
+fn a_shell_without_a_terminal_gets_every_line_from_the_first_on() {
+    let Some(guest) = Plain::start() else { return };
+    let mut seat = Seat::start(&guest.target(), &["shell", "-s", "sh"]);
+    seat.shows("so this shell has no terminal");
+    for number in 1..=3 {
+        seat.types(&format!("echo {number}'.line'\n"));
+        seat.shows(&format!("{number}.line"));
+    }
+    seat.types("exit 7\n");
+    assert_eq!(seat.end(), Some(7));
+}
+
+#[test]
 fn signals_wake_a_run_whose_guest_hangs() {
     let agent = Scripted::start()
         .answering("guest-exec", Answer::Value(json!({ "pid": 7 })))

@@ -82,8 +82,9 @@ fn run_one(options: &Exec, visit: &mut Visit<'_>) -> Result<()> {
         ..RunOptions::default()
     };
     if options.tty {
-        let ended = shell::on_terminal(&mut agent, &program, &run_options, options.stdin)?;
-        return shell::end(&visit.page, &options.program[0], ended);
+        let input = options.stdin.then(|| shell::input_for(&program));
+        let ended = shell::on_terminal(&mut agent, &program, &run_options, input.as_ref())?;
+        return shell::end(&visit.page, &options.program[0], ended, Err(Code::Stopped));
     }
     let json = visit.page.is_json();
     // Not before: who waits for a connection may be ended by the first signal.
@@ -250,7 +251,7 @@ struct Terminal<'a> {
     page: &'a mut Page,
     /// For `--json`: what came so far.
     kept: Option<[Vec<u8>; 2]>,
-    input: Option<Receiver<io::Result<Vec<u8>>>>,
+    input: Option<PiecesOfInput>,
     interrupts: Watcher,
 }
 
@@ -272,8 +273,11 @@ impl Console for Terminal<'_> {
     }
 }
 
+/// What the thread that reads standard input has read, piece by piece.
+pub type PiecesOfInput = Receiver<io::Result<Vec<u8>>>;
+
 /// What has come from the thread that reads standard input.
-pub fn next_input(input: Option<&Receiver<io::Result<Vec<u8>>>>) -> io::Result<Input> {
+pub fn next_input(input: Option<&PiecesOfInput>) -> io::Result<Input> {
     let Some(input) = input else { return Ok(Input::End) };
     match input.try_recv() {
         Ok(Ok(bytes)) => Ok(Input::Bytes(bytes)),
@@ -285,7 +289,7 @@ pub fn next_input(input: Option<&Receiver<io::Result<Vec<u8>>>>) -> io::Result<I
 
 /// Reads standard input on a thread of its own, some pieces ahead. The thread ends with the process, or where `ours` says
 /// that not all of a piece is input.
-pub fn standard_input(ours: fn(&[u8]) -> usize) -> Receiver<io::Result<Vec<u8>>> {
+pub fn standard_input(ours: fn(&[u8]) -> usize) -> PiecesOfInput {
     const PIECES_AHEAD: usize = 256;
     let (sender, receiver) = sync_channel(PIECES_AHEAD);
     thread::spawn(move || read_into(&sender, ours));

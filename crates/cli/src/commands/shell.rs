@@ -2,12 +2,11 @@
 //! for it; without, it is a shell without a terminal, line by line.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::Receiver;
 
 use qga_client::{Account, Agent, AnyAgent, Console, Input, OutputStream, Program, RunOptions, Target, Terminal, Wish};
 use rustix::termios::tcgetwinsize;
 
-use super::exec::{self, Watcher, next_input, standard_input};
+use super::exec::{self, PiecesOfInput, Watcher, next_input, standard_input};
 use super::guest;
 use crate::arguments::{General, Shell};
 use crate::exit_code::Code;
@@ -38,22 +37,29 @@ pub fn run(options: &Shell, target: &Target, general: &General) -> Result<()> {
     }
     let run_options = RunOptions { interactive_input: true, ..RunOptions::default() };
     let program = Program { terminal: is_terminal.then(terminal), ..program(options) };
-    let mut stopped = on_terminal(&mut agent, &program, &run_options, true)?;
+    let input = input_for(&program);
+    let mut stopped = on_terminal(&mut agent, &program, &run_options, Some(&input))?;
     if stopped.0.not_started.as_deref() == Some(qga_client::NO_TERMINAL) {
         page.note("the guest has neither script nor Python, so this shell has no terminal");
         // A shell without a terminal says nothing unless it is told to be interactive.
         let arguments = if program.path.is_empty() { vec!["-i".to_owned()] } else { program.arguments.clone() };
         let plain = Program { terminal: None, arguments, ..program };
-        stopped = on_terminal(&mut agent, &plain, &run_options, true)?;
-        return end(&page, "the shell", stopped);
+        stopped = on_terminal(&mut agent, &plain, &run_options, Some(&input))?;
+        return end(&page, "the shell", stopped, Ok(()));
     }
-    end(&page, program.path.as_str(), stopped)
+    end(&page, program.path.as_str(), stopped, Ok(()))
 }
 
-/// Says why the program was not started, if it was not, and makes a result of its end.
-pub fn end(page: &Page, name: &str, (ended, was_stopped): (qga_client::Ended, bool)) -> Result<()> {
+/// Says why the program was not started, if it was not, and makes a result of its end, or of `left` where the user has left
+/// it by the key.
+pub fn end(
+    page: &Page,
+    name: &str,
+    (ended, was_stopped): (qga_client::Ended, bool),
+    left: std::result::Result<(), Code>,
+) -> Result<()> {
     if Interrupts::has_left() {
-        return Ok(());
+        return left.map_err(|code| Failure::Silent(code.number()));
     }
     exec::tell_if_not_started(page, if name.is_empty() { "the user's shell" } else { name }, &ended);
     match exec::exit_code(&ended, was_stopped) {
@@ -62,18 +68,24 @@ pub fn end(page: &Page, name: &str, (ended, was_stopped): (qga_client::Ended, bo
     }
 }
 
-/// Runs a program with this side's terminal, or with what stands in its place.
+/// What comes from standard input for a program. To be called once: a second reader would wait behind the first one, which
+/// takes what is typed next.
+pub fn input_for(program: &Program) -> PiecesOfInput {
+    let is_raw = program.terminal.is_some() && io::stdin().is_terminal();
+    standard_input(if is_raw { look_for_escape } else { <[u8]>::len })
+}
+
+/// Runs a program with this side's terminal, or with what stands in its place. The input comes from [`input_for`].
 pub fn on_terminal(
     agent: &mut AnyAgent,
     program: &Program,
     options: &RunOptions,
-    has_input: bool,
+    input: Option<&PiecesOfInput>,
 ) -> Result<(qga_client::Ended, bool)> {
     let interrupts = Interrupts::watch()?;
     agent.give_up_when(Interrupts::are_impatient);
-    let is_raw = program.terminal.is_some() && has_input && io::stdin().is_terminal();
+    let is_raw = program.terminal.is_some() && input.is_some() && io::stdin().is_terminal();
     let raw = is_raw.then(Raw::begin).transpose().map_err(|error| Failure::host("set the terminal up", &error))?;
-    let input = has_input.then(|| standard_input(if is_raw { look_for_escape } else { |bytes: &[u8]| bytes.len() }));
     let has_terminal = program.terminal.is_some();
     let mut console = Shelled { input, interrupts: Watcher::new(interrupts), has_terminal };
     let ended = agent.run_live(program, options, &mut console);
@@ -118,13 +130,13 @@ fn window() -> Option<(u16, u16)> {
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
-struct Shelled {
-    input: Option<Receiver<io::Result<Vec<u8>>>>,
+struct Shelled<'a> {
+    input: Option<&'a PiecesOfInput>,
     interrupts: Watcher,
     has_terminal: bool,
 }
 
-impl Console for Shelled {
+impl Console for Shelled<'_> {
     fn output(&mut self, stream: OutputStream, bytes: &[u8]) -> io::Result<()> {
         match stream {
             OutputStream::Stdout => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
@@ -137,7 +149,7 @@ impl Console for Shelled {
         if self.input.is_none() && self.has_terminal {
             return Ok(Input::NotYet);
         }
-        next_input(self.input.as_ref())
+        next_input(self.input)
     }
 
     fn window(&mut self) -> Option<(u16, u16)> {

@@ -87,7 +87,7 @@ fn register() -> io::Result<()> {
         signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
     }
     // The thread ends with the process.
-    thread::spawn(move || {
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut byte = [0];
         while reader.read_exact(&mut byte).is_ok() {
             let _ = FIRST.set(Instant::now());
@@ -96,7 +96,7 @@ fn register() -> io::Result<()> {
                 std::process::exit(i32::from(Code::Stopped.number()));
             }
         }
-    });
+    })?;
     Ok(())
 }
 

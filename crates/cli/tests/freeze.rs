@@ -169,11 +169,22 @@ fn a_guest_that_hangs_does_not_keep_the_others_frozen() {
         .answering("guest-fsfreeze-freeze", Answer::Error("no"))
         .answering("guest-fsfreeze-thaw", Answer::Silence);
     let both = format!("{},{}", hanging.target(), good.target());
-    let mut child = start(&both, ["--timeout", "2", "freeze", "--run", "true"]);
+    let mut child = start(&both, ["--timeout", "20", "freeze", "--run", "true"]);
     until("thawed", || good.acts() == WHOLE);
     assert!(child.try_wait().unwrap().is_none());
     let _hanging = hanging.answering("guest-fsfreeze-thaw", Answer::Value(json!(0)));
     wait(child).failed(71, "no");
+}
+
+/// How often a qga has begun to wait for a signal.
+fn waits_for_signals(process: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+    let is_listener = |text: &String| text.starts_with("Name:\tsignals\n");
+    let status = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok()).find(is_listener);
+    // Without it the thread has not begun.
+    let status = status.unwrap_or_default();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.map_or(0, |count| count.trim().parse().unwrap())
 }
 
 #[test]
@@ -183,9 +194,11 @@ fn a_plain_freeze_that_is_told_to_end_leaves_nothing_frozen() {
         let agent = Scripted::start().holding("guest-fsfreeze-freeze");
         let child = start(&agent.target(), ["--yes", "freeze"]);
         until("frozen", || agent.is_frozen());
+        until("listening", || waits_for_signals(child.id()) > 0);
+        let before = waits_for_signals(child.id());
         signal(child.id(), told);
-        // It has been heard: the first signal does not end it.
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        // It has been heard, and the first signal does not end it.
+        until("heard", || waits_for_signals(child.id()) > before);
         agent.release();
         wait(child).failed(130, "is thawed again");
         assert_eq!(agent.acts(), WHOLE, "{told:?}");
@@ -234,7 +247,7 @@ fn a_guest_that_drips_does_not_keep_the_others_frozen() {
     let good = Scripted::start();
     let dripping = Scripted::start().answering("guest-fsfreeze-freeze", Answer::Drip);
     let both = format!("{},{}", good.target(), dripping.target());
-    let mut child = start(&both, ["--timeout", "2", "freeze", "--run", "true"]);
+    let mut child = start(&both, ["--timeout", "20", "freeze", "--run", "true"]);
     until("thawed", || good.acts() == WHOLE);
     // What drips is thawed as well.
     until("asked to thaw", || dripping.acts().contains(&"guest-fsfreeze-thaw".to_owned()));

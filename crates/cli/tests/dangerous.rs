@@ -4,7 +4,7 @@ mod stage;
 
 use serde_json::{Value, json};
 use stage::scripted::{Answer, Scripted};
-use stage::{Ended, run, run_with_input};
+use stage::{Ended, run, run_with_input, start, wait};
 
 /// The command is refused without `--yes`, and with it the agent is called like this.
 fn check(arguments: &[&str], command: &str, expected: &Value) {
@@ -196,8 +196,11 @@ fn what_became_of_a_guest_is_looked_at() {
     let asleep = || Scripted::start().answering("guest-suspend-ram", Answer::Silence);
     // It says nothing and goes on answering.
     let awake = asleep().answering("guest-suspend-hybrid", Answer::Silence);
-    run(&awake.target(), ["--timeout", "1", "--yes", "suspend"]).failed(71, "does not sleep");
-    run(&awake.target(), ["--timeout", "1", "--yes", "suspend", "hybrid"]).failed(71, "does not sleep");
+    let patient = |command: &[&str]| start(&awake.target(), [&["--timeout", "20", "--yes"], command].concat());
+    let both = [patient(&["suspend"]), patient(&["suspend", "hybrid"])];
+    for child in both {
+        wait(child).failed(71, "does not sleep");
+    }
 
     // It says nothing any more.
     let silent = asleep().answering(
@@ -213,14 +216,14 @@ fn what_became_of_a_guest_is_looked_at() {
             }
         }),
     );
-    let ended = run(&silent.target(), ["--timeout", "1", "--yes", "--json", "suspend"]);
+    let ended = run(&silent.target(), ["--timeout", "20", "--yes", "--json", "suspend"]);
     assert_eq!(ended.json(), json!({ "accepted": true, "seen": "silent" }), "{ended:?}");
 
     let gone = Scripted::start();
-    let ended = run(&gone.target(), ["--timeout", "1", "--yes", "--json", "shutdown"]);
+    let ended = run(&gone.target(), ["--timeout", "20", "--yes", "--json", "shutdown"]);
     assert_eq!(ended.json(), json!({ "accepted": true, "seen": "gone" }), "{ended:?}");
     let going = Scripted::start().answering("guest-shutdown", Answer::Silence);
-    let ended = run(&going.target(), ["--timeout", "1", "--yes", "--json", "shutdown"]);
+    let ended = run(&going.target(), ["--timeout", "20", "--yes", "--json", "shutdown"]);
     assert_eq!(ended.json(), json!({ "accepted": true, "seen": "answers" }), "{ended:?}");
 }
 

@@ -203,6 +203,10 @@ fn a_file_with_less_in_it_than_its_size_says_is_left_out_and_named() {
     let report = copy(&mut agent, false, from, &guest.path("to"), CopyOptions::default()).unwrap();
     assert_eq!((report.files, report.skipped.len()), (0, count), "{report:?}");
     assert_eq!(fs::read_dir(guest.path("to")).unwrap().count(), 0);
+    // Among these are some that cannot be read at all.
+    let report = copy(&mut agent, false, Path::new("/sys/class/net/lo"), &guest.path("all"), CopyOptions::default());
+    let report = report.unwrap();
+    assert!(report.skipped.iter().any(|(_, why)| why.contains("guest-file-read failed")), "{report:?}");
 }
 
 #[test]

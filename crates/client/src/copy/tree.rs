@@ -217,6 +217,8 @@ impl<T: Transport> Agent<T> {
             Err(Error::Changed { .. }) => {
                 tree.report.skip(file, "it has changed while it was copied, or has less in it than its size says");
             }
+            // One that may not be read, say.
+            Err(error @ Error::Agent { .. }) if !error.needs_sync() => tree.report.skip(file, &error.to_string()),
             Err(error) => return Err(error),
         }
         Ok(())

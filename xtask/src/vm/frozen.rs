@@ -57,13 +57,19 @@ impl Guest {
     /// Whether a write to a place comes back; else it waits for a thaw, as the kernel says. The program that waits cannot
     /// be killed and is left behind.
     pub fn takes_writes(&mut self, place: &str) -> Result<bool> {
+        // Where the kernel's stack does not say it, a sleep that lasts does.
         let script = format!(
-            "touch {place}/probe & writer=$!
+            "touch {place}/probe & writer=$!; looks=0
              while sleep 0.1; do
-                 case $(cat /proc/$writer/stat /proc/$writer/wchan 2> /dev/null) in
+                 case $(cat /proc/$writer/stat 2> /dev/null) in
                      *') Z '* | '') wait $writer && echo comes back; exit ;;
-                     *') D '*rwsem*) echo waits; exit ;;
+                     *') D '*) looks=$((looks + 1)) ;;
+                     *) looks=0 ;;
                  esac
+                 case $(cat /proc/$writer/stack 2> /dev/null) in
+                     *percpu_rwsem_wait* | *percpu_down_read*) echo waits; exit ;;
+                 esac
+                 [ $looks -lt 100 ] || {{ echo waits; exit; }}
              done"
         );
         match self.shell(&script)?.as_str() {

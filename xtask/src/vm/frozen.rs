@@ -59,7 +59,7 @@ impl Guest {
     pub fn takes_writes(&mut self, place: &str) -> Result<bool> {
         // Where the kernel's stack does not say it, a sleep that lasts does.
         let script = format!(
-            "touch {place}/probe & writer=$!; looks=0
+            "touch {place}/probe > /dev/null 2>&1 < /dev/null & writer=$!; looks=0
              while sleep 0.1; do
                  case $(cat /proc/$writer/stat 2> /dev/null) in
                      *') Z '* | '') wait $writer && echo comes back; exit ;;

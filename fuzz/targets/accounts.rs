@@ -7,7 +7,7 @@
 mod machine;
 
 use libfuzzer_sys::fuzz_target;
-use qga_agent::readers;
+use qga_agent::fuzzing;
 
 use self::machine::files;
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use qga_agent::readers;
+use qga_agent::fuzzing;
 
 /// Interfaces or routes in one reply.
 const ENTRIES_MAX: usize = 65_536;

@@ -10,7 +10,7 @@ mod machine;
 use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
-use qga_agent::readers;
+use qga_agent::fuzzing;
 
 use self::machine::{Machine, files};
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use qga_agent::readers;
+use qga_agent::fuzzing;
 
 fuzz_target!(|input: &[u8]| {
     let mut page = [0; 512];

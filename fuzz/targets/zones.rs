@@ -8,7 +8,7 @@ mod machine;
 use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
-use qga_agent::readers;
+use qga_agent::fuzzing;
 use qga_agent::root::Root;
 
 use self::machine::{Machine, files};

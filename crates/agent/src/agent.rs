@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use qga_protocol::Info;
 
-use crate::budget::Budget;
 use crate::commands::file::Files;
-use crate::commands::fsfreeze::Freezer;
-use crate::exclusive::Exclusive;
-use crate::policy::Policy;
-use crate::programs::Programs;
-use crate::root::Root;
-use crate::state::State;
-use crate::stuck::Stuck;
+use crate::freeze::Freezer;
+use crate::limits::abandoned_commands::Stuck;
+use crate::limits::exclusive_lock::Exclusive;
+use crate::limits::memory_budget::Budget;
+use crate::process::client_programs::Programs;
+use crate::startup::policy::Policy;
+use crate::system::root::Root;
+use crate::system::state_directory::State;
 
 /// The agent.
 pub struct Agent {

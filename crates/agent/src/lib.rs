@@ -6,44 +6,20 @@
 //! It is a library only so that tests and fuzzers reach the readers of the system's files; nothing of it is stable.
 
 mod agent;
-mod budget;
-mod c_text;
-mod channel;
-mod children;
 mod commands;
-mod config;
-#[cfg(unix)]
-mod daemon;
 mod dispatch;
-mod environment;
-mod error;
-mod exclusive;
-mod intake;
-mod keeper;
-mod key_file;
-mod lane;
-#[cfg(target_os = "linux")]
-mod linux;
-mod log;
-mod meeting;
-mod options;
-mod outlet;
-mod output;
-mod pid_file;
-mod policy;
-mod programs;
+mod freeze;
 #[doc(hidden)]
-pub mod readers;
-mod registry;
-pub mod root;
+pub mod fuzzing;
+mod limits;
+mod process;
 mod session;
-mod state;
-mod stuck;
-mod supervisor;
-mod tool;
-mod trusted_path;
-mod watch;
-mod whole_file;
+mod startup;
+mod system;
+mod transport;
+
+#[doc(hidden)]
+pub use self::system::root;
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -53,23 +29,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use self::agent::Agent;
-use self::channel::device::{Device, Kind};
-use self::channel::listener::Listener;
-use self::channel::{Channel, Link};
-use self::commands::fsfreeze::hooks::Hooks;
-use self::commands::fsfreeze::linux::guardian;
-use self::commands::fsfreeze::{Freezer, freezer};
-use self::config::{Configuration, Failure, Method};
-use self::daemon::Detached;
-use self::error::cause_text;
-use self::options::{Action, Environment};
-use self::outlet::Outlet;
-use self::pid_file::PidFile;
-use self::policy::Policy;
-use self::programs::Programs;
-use self::root::Root;
-use self::state::State;
-use self::supervisor::Supervisor;
+use self::dispatch::handler;
+use self::freeze::hooks::Hooks;
+use self::freeze::linux::guardian;
+use self::freeze::{Freezer, freezer};
+use self::process::client_programs::Programs;
+use self::process::keeper;
+use self::process::supervisor::Supervisor;
+use self::session::queue;
+use self::startup::command_line::{Action, Environment};
+use self::startup::config::{Configuration, Failure, Method};
+use self::startup::daemon::{self, Detached};
+use self::startup::pid_file::PidFile;
+use self::startup::policy::Policy;
+use self::system::error::cause_text;
+use self::system::root::Root;
+use self::system::state_directory::State;
+use self::system::{log, state_directory as state};
+use self::transport::device::{Device, Kind};
+use self::transport::line_writer::Outlet;
+use self::transport::listener::Listener;
+use self::transport::{Channel, Link};
 
 /// Runs the agent with the process's arguments and environment.
 #[must_use]
@@ -81,7 +61,7 @@ pub fn main() -> ExitCode {
         return keeper::process::main();
     }
     qga_sys::allocator::give_back_large_buffers();
-    let names: Vec<&str> = registry::entries().map(|entry| entry.info.name).collect();
+    let names: Vec<&str> = handler::entries().map(|entry| entry.info.name).collect();
     let action = Action::from_arguments(std::env::args_os().skip(1), &Environment::of_process(), &names);
     let ended = match action {
         Ok(Action::Run(configuration)) => run(&configuration),
@@ -146,7 +126,7 @@ fn serve(
     agent.freezer.settle();
     let ending = Arc::clone(&agent);
     let started =
-        std::thread::Builder::new().name("supervisor".to_owned()).stack_size(lane::STACK_BYTES).spawn(move || {
+        std::thread::Builder::new().name("supervisor".to_owned()).stack_size(queue::STACK_BYTES).spawn(move || {
             supervisor.run();
             ending.freezer.end(&ending.root);
             ending.programs.hand_over();
@@ -166,7 +146,7 @@ fn serve(
 fn let_go() {
     const PATIENCE: std::time::Duration = std::time::Duration::from_millis(200);
     let (sender, receiver) = std::sync::mpsc::channel();
-    let closing = std::thread::Builder::new().stack_size(lane::STACK_BYTES).spawn(move || {
+    let closing = std::thread::Builder::new().stack_size(queue::STACK_BYTES).spawn(move || {
         #[cfg(target_os = "linux")]
         let _ = qga_sys::descriptor::let_go_of_all();
         let _ = sender.send(());

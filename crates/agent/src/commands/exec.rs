@@ -1,6 +1,6 @@
 //! guest-exec, guest-exec-status.
 //!
-//! Starting a program is all that happens here; [`crate::supervisor`] serves it while it runs.
+//! Starting a program is all that happens here; [`crate::process::supervisor`] serves it while it runs.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -15,15 +15,15 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::c_text::c_text as text;
 use crate::dispatch::Call;
-use crate::environment;
-use crate::error::{Error, cause_text};
-use crate::keeper;
-use crate::log::audit;
-use crate::output::Output;
-use crate::programs::{self, Exit, Input, Started};
-use crate::registry::{Entry, Outcome, Run, family};
+use crate::dispatch::handler::{Entry, Outcome, Run, family};
+use crate::process::client_programs::{self, Exit, Input, Started};
+use crate::process::environment;
+use crate::process::keeper;
+use crate::process::kept_output::Output;
+use crate::system::c_string::c_text as text;
+use crate::system::error::{Error, cause_text};
+use crate::system::log::audit;
 
 /// The family's commands.
 pub const ENTRIES: &[Entry] = family![Status, Exec<'_>];
@@ -164,7 +164,7 @@ impl Run for Status {
         let status = pid.and_then(|pid| call.agent.programs.status(pid).or_else(|| keeper::ask(pid)));
         let reply = match status {
             None => return Err(Error::new(format!("PID {} does not exist", self.pid))),
-            Some(programs::Status::Running) => ExecStatus {
+            Some(client_programs::Status::Running) => ExecStatus {
                 exited: false,
                 exitcode: None,
                 signal: None,
@@ -173,7 +173,7 @@ impl Run for Status {
                 out_truncated: None,
                 err_truncated: None,
             },
-            Some(programs::Status::Ended(exit, [out, err])) => {
+            Some(client_programs::Status::Ended(exit, [out, err])) => {
                 let failed = |error| Error::io(format!("the output of program {} is lost", self.pid), &error);
                 let data = |output: Output| -> Result<Option<Base64>, Error> {
                     let bytes = output.into_bytes().map_err(failed)?;

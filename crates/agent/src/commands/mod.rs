@@ -13,7 +13,7 @@ mod session;
 pub mod storage;
 pub mod time;
 
-use crate::registry::Entry;
+use crate::dispatch::handler::Entry;
 
 /// Each family's commands, in the protocol's order.
 pub const FAMILIES: &[&[Entry]] = &[

@@ -4,9 +4,9 @@ use qga_protocol::Nothing;
 use qga_protocol::session::{AgentInfo, CommandInfo, GetInfo, Ping, Sync, SyncDelimited};
 
 use crate::dispatch::Call;
-use crate::error::Error;
-use crate::log::audit;
-use crate::registry::{self, Entry, Outcome, Run, family};
+use crate::dispatch::handler::{self, Entry, Outcome, Run, family};
+use crate::system::error::Error;
+use crate::system::log::audit;
 
 /// The family's commands.
 pub const ENTRIES: &[Entry] = family![SyncDelimited, Sync, Ping, GetInfo];
@@ -41,7 +41,7 @@ impl Run for GetInfo {
             success_response: entry.info.rules.success_response,
         };
         // The original lists them last first.
-        let supported_commands = registry::entries().rev().map(command).collect();
+        let supported_commands = handler::entries().rev().map(command).collect();
         Ok(AgentInfo { version: VERSION.to_owned(), supported_commands }.into())
     }
 }

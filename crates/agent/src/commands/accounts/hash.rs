@@ -3,7 +3,7 @@
 //! A field that no password can match leaves an account that nobody gets into any more, and an empty one an account
 //! that everybody gets into. chpasswd(8) stores both without a word.
 
-use crate::error::Error;
+use crate::system::error::Error;
 
 /// A method of crypt(5).
 struct Method {

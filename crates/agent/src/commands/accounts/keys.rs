@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use crate::error::Error;
+use crate::system::error::Error;
 
 /// What the names of key types begin with.
 const TYPES: [&[u8]; 4] = [b"ssh-", b"ecdsa-", b"sk-", b"webauthn-"];

@@ -18,9 +18,9 @@ use self::key_file::{KeyFile, Place, Task};
 pub use self::password::set as set_password;
 use self::users::Account;
 use super::keys::Changed;
-use crate::budget::{Budget, Hold};
-use crate::error::Error;
-use crate::root::Root;
+use crate::limits::memory_budget::{Budget, Hold};
+use crate::system::error::Error;
+use crate::system::root::Root;
 
 /// Where things are, for a reader of an error.
 struct Names {

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 
 use qga_protocol::cpu::{CpuStats, LinuxCpuStats, LoadAverage, LogicalProcessor};
 
-use crate::error::Error;
-use crate::root::Root;
+use crate::system::error::Error;
+use crate::system::root::Root;
 
 /// Has a directory `cpuN` for each processor, among others.
 const PROCESSORS: &str = "/sys/devices/system/cpu";
@@ -120,7 +120,7 @@ mod tests {
     use qga_protocol::cpu::{CpuStats, LogicalProcessor};
 
     use super::{processor_times, processors, switch_processors, times};
-    use crate::root::Root;
+    use crate::system::root::Root;
 
     fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
         let directory = tempfile::tempdir().unwrap();

@@ -4,7 +4,6 @@
 //! error loses nothing. They are opened non-blocking, so that a FIFO or a device that gives nothing answers an error.
 //! A command that hangs on a file all the same keeps that file alone busy.
 
-mod handles;
 mod transfer;
 
 use std::ffi::CStr;
@@ -16,12 +15,12 @@ use qga_protocol::file::{Close, FileRead, FileSeek, FileWrite, Flush, Open, Read
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-pub use self::handles::Files;
-use crate::c_text::c_text;
 use crate::dispatch::Call;
-use crate::error::Error;
-use crate::log::audit;
-use crate::registry::{Entry, Outcome, Run, family};
+use crate::dispatch::handler::{Entry, Outcome, Run, family};
+pub use crate::process::open_files::Files;
+use crate::system::c_string::c_text;
+use crate::system::error::Error;
+use crate::system::log::audit;
 
 /// The family's commands.
 pub const ENTRIES: &[Entry] = family![Open, Close, Read, Write<'_>, Seek, Flush];

@@ -6,11 +6,11 @@ use qga_protocol::base64::{Base64Error, Base64Text};
 use qga_protocol::file::{FileRead, ReadReply};
 use rustix::io::Errno;
 
-use super::handles::Taken;
 use crate::dispatch::Call;
-use crate::error::Error;
-use crate::outlet::Answer;
-use crate::registry::{Outcome, Stream};
+use crate::dispatch::handler::{Outcome, Stream};
+use crate::process::open_files::Taken;
+use crate::system::error::Error;
+use crate::transport::line_writer::Answer;
 
 /// Bytes read from a file in one go. A multiple of three, so that its base64 needs no padding before the end.
 const PIECE_BYTES: usize = 96 << 10;

@@ -9,8 +9,8 @@ use qga_protocol::identity::{OsInfo, User};
 
 use super::assignments;
 use super::logins::{self, Login};
-use crate::error::Error;
-use crate::root::Root;
+use crate::system::error::Error;
+use crate::system::root::Root;
 
 /// What the system says it is: the first that can be read counts.
 const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];

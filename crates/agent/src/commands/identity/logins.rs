@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::assignments;
-use crate::root::{Root, natural_key};
+use crate::system::root::{Root, natural_key};
 
 /// Where the records may be.
 pub const UTMP: [&str; 2] = ["/run/utmp", "/var/run/utmp"];

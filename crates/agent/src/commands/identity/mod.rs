@@ -10,8 +10,8 @@ use qga_protocol::identity::{GetHostName, GetOsInfo, GetUsers, HostName, OsInfo,
 
 use self::linux as os;
 use crate::dispatch::Call;
-use crate::error::Error;
-use crate::registry::{Entry, Outcome, Run, family};
+use crate::dispatch::handler::{Entry, Outcome, Run, family};
+use crate::system::error::Error;
 
 /// The family's commands.
 pub const ENTRIES: &[Entry] = family![GetOsInfo, GetHostName, GetUsers];

@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind};
 use qga_protocol::memory::{MemoryBlock, MemoryBlockResponse, MemoryBlockResponseType};
 use rustix::io::Errno;
 
-use crate::error::Error;
-use crate::root::Root;
+use crate::system::error::Error;
+use crate::system::root::Root;
 
 /// Has a directory `memoryN` for each block. Missing if the kernel cannot switch memory.
 const MEMORY: &str = "/sys/devices/system/memory";
@@ -122,7 +122,7 @@ mod tests {
     use qga_protocol::memory::MemoryBlockResponse;
 
     use super::{MEMORY, block_bytes, blocks, switch_block};
-    use crate::root::Root;
+    use crate::system::root::Root;
 
     fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
         let directory = tempfile::tempdir().unwrap();

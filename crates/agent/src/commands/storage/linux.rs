@@ -18,10 +18,10 @@ use qga_protocol::storage::{DiskBusType, DiskInfo, FilesystemInfo};
 use self::asking::Deadline;
 pub use self::counters::disk_stats;
 pub use self::trim::trim;
-use crate::error::Error;
-use crate::linux::block;
-use crate::linux::mounts::{self, Mount};
-use crate::root::Root;
+use crate::system::block_devices;
+use crate::system::error::Error;
+use crate::system::mounts::{self, Mount};
+use crate::system::root::Root;
 
 /// Where the kernel lists the disks.
 const DISKS: &str = "/sys/block";
@@ -45,14 +45,14 @@ pub fn filesystems(root: &Root) -> Result<Vec<FilesystemInfo>, Error> {
 
 /// A file system without its usage.
 fn filesystem(root: &Root, mount: &Mount, deadline: Deadline) -> FilesystemInfo {
-    let path = block::linked(root, Path::new(&format!("/sys/dev/block/{}", mount.device)));
-    let leaves = path.as_deref().map_or_else(Vec::new, |path| block::leaves(root, beneath(root, mount, path)));
+    let path = block_devices::linked(root, Path::new(&format!("/sys/dev/block/{}", mount.device)));
+    let leaves = path.as_deref().map_or_else(Vec::new, |path| block_devices::leaves(root, beneath(root, mount, path)));
     let address = |leaf: &PathBuf| {
-        let uevent = block::Uevent::read(root, leaf);
-        address::of(root, leaf, &uevent, &block::udev_record(root, &uevent), deadline)
+        let uevent = block_devices::Uevent::read(root, leaf);
+        address::of(root, leaf, &uevent, &block_devices::udev_record(root, &uevent), deadline)
     };
     FilesystemInfo {
-        name: path.as_deref().map_or_else(|| mount.device.to_string(), block::name),
+        name: path.as_deref().map_or_else(|| mount.device.to_string(), block_devices::name),
         mountpoint: mount.mountpoint.to_string_lossy().into_owned(),
         r#type: mount.kind.clone(),
         used_bytes: None,
@@ -65,7 +65,8 @@ fn filesystem(root: &Root, mount: &Mount, deadline: Deadline) -> FilesystemInfo 
 
 /// The devices that a file system lies on: all of a btrfs, the one that the mount names last.
 fn beneath(root: &Root, mount: &Mount, path: &Path) -> Vec<PathBuf> {
-    let mut members = if mount.kind == "btrfs" { block::btrfs_members(root, &block::name(path)) } else { Vec::new() };
+    let mut members =
+        if mount.kind == "btrfs" { block_devices::btrfs_members(root, &block_devices::name(path)) } else { Vec::new() };
     members.sort_by_key(|member| member == path);
     if members.is_empty() { vec![path.to_owned()] } else { members }
 }
@@ -80,8 +81,8 @@ pub fn disks(root: &Root) -> Result<Vec<DiskInfo>, Error> {
         if root.read_text(link.join("size")).is_ok_and(|size| size == "0") {
             continue;
         }
-        let Some(path) = block::linked(root, &link) else { continue };
-        let uevent = block::Uevent::read(root, &path);
+        let Some(path) = block_devices::linked(root, &link) else { continue };
+        let uevent = block_devices::Uevent::read(root, &path);
         let Some(node) = uevent.node.clone() else { continue };
         found.extend(partitions(root, &path, &name, &node));
         found.push(disk(root, &path, &uevent, node, deadline));
@@ -92,7 +93,7 @@ pub fn disks(root: &Root) -> Result<Vec<DiskInfo>, Error> {
 fn partitions(root: &Root, disk_path: &Path, disk_name: &str, disk_node: &str) -> Vec<DiskInfo> {
     let mut names = root.list(disk_path).unwrap_or_default();
     names.retain(|name| name.starts_with(disk_name) && root.exists(disk_path.join(name).join("partition")));
-    let nodes = names.iter().rev().filter_map(|name| block::Uevent::read(root, &disk_path.join(name)).node);
+    let nodes = names.iter().rev().filter_map(|name| block_devices::Uevent::read(root, &disk_path.join(name)).node);
     let partition = |name| DiskInfo {
         name,
         partition: true,
@@ -104,17 +105,21 @@ fn partitions(root: &Root, disk_path: &Path, disk_name: &str, disk_node: &str) -
     nodes.map(partition).collect()
 }
 
-fn disk(root: &Root, path: &Path, uevent: &block::Uevent, node: String, deadline: Deadline) -> DiskInfo {
-    let record = block::udev_record(root, uevent);
-    let address =
-        if block::is_built_upon_others(path) { None } else { address::of(root, path, uevent, &record, deadline) };
+fn disk(root: &Root, path: &Path, uevent: &block_devices::Uevent, node: String, deadline: Deadline) -> DiskInfo {
+    let record = block_devices::udev_record(root, uevent);
+    let address = if block_devices::is_built_upon_others(path) {
+        None
+    } else {
+        address::of(root, path, uevent, &record, deadline)
+    };
     let is_nvme = address.as_ref().is_some_and(|address| address.bus_type == DiskBusType::Nvme);
-    let node_of = |slave: PathBuf| block::Uevent::read(root, &slave).node;
+    let node_of = |slave: PathBuf| block_devices::Uevent::read(root, &slave).node;
     DiskInfo {
         partition: false,
-        dependencies: block::slaves(root, path).map(|slaves| slaves.into_iter().rev().filter_map(node_of).collect()),
+        dependencies: block_devices::slaves(root, path)
+            .map(|slaves| slaves.into_iter().rev().filter_map(node_of).collect()),
         address,
-        alias: block::alias(root, path, &record),
+        alias: block_devices::alias(root, path, &record),
         smart: if is_nvme && root.is_host() { smart::read(&node).map(Into::into) } else { None },
         name: node,
     }
@@ -123,7 +128,7 @@ fn disk(root: &Root, path: &Path, uevent: &block::Uevent, node: String, deadline
 #[cfg(test)]
 mod tests {
     use super::{disks, filesystems};
-    use crate::root::Root;
+    use crate::system::root::Root;
 
     #[test]
     fn a_machine_without_disks_is_an_error_that_names_the_directory() {

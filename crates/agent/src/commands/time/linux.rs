@@ -15,9 +15,9 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 
 use self::hardware_clock::HardwareClock;
 use super::zone::Environment;
-use crate::error::{Error, cause_text};
-use crate::lane::STACK_BYTES;
-use crate::root::Root;
+use crate::session::queue::STACK_BYTES;
+use crate::system::error::{Error, cause_text};
+use crate::system::root::Root;
 
 /// How long the hardware clock may take, of which two seconds may be waiting for its next second.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -109,7 +109,7 @@ fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send
 #[cfg(test)]
 mod tests {
     use super::{set, within};
-    use crate::root::Root;
+    use crate::system::root::Root;
     use std::sync::Mutex;
     use std::time::Duration;
 

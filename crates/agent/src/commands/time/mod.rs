@@ -10,8 +10,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use self::linux as os;
 use crate::dispatch::Call;
-use crate::error::Error;
-use crate::registry::{Entry, Outcome, Run, family};
+use crate::dispatch::handler::{Entry, Outcome, Run, family};
+use crate::system::error::Error;
 
 /// The family's commands.
 pub const ENTRIES: &[Entry] = family![GetTime, SetTime, GetTimezone];

@@ -10,7 +10,7 @@ use qga_protocol::time::Timezone;
 use tz::timezone::{TimeZoneSettings, Transition};
 use tz::{LocalTimeType, TimeZone};
 
-use crate::root::Root;
+use crate::system::root::Root;
 
 /// The zone where nothing else is said.
 const LOCAL_TIME: &str = "/etc/localtime";
@@ -122,7 +122,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::{Environment, at, local};
-    use crate::root::Root;
+    use crate::system::root::Root;
 
     const JANUARY_2026: i64 = 1_768_000_000;
     const JULY_2026: i64 = 1_783_600_000;

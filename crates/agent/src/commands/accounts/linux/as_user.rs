@@ -22,8 +22,8 @@ use rustix::process::geteuid;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::users::Account;
-use crate::error::Error;
-use crate::lane::STACK_BYTES;
+use crate::session::queue::STACK_BYTES;
+use crate::system::error::Error;
 
 /// How long the work may take, or each large piece of it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -191,7 +191,7 @@ fn become_user(account: &Account) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{Account, Failure, HANGING_MAX, Rights, Turn, become_user, run, run_within};
-    use crate::error::Error;
+    use crate::system::error::Error;
     use rustix::process::geteuid;
     use std::sync::mpsc::{TryRecvError, channel};
     use std::time::Duration;

@@ -22,8 +22,8 @@ use rustix::process::geteuid;
 use super::as_user::{Rights, Turn};
 use super::users::Account;
 use super::walk::{Walk, is_roots, symbolic_link};
-use crate::budget::{Budget, Hold};
-use crate::root::Root;
+use crate::limits::memory_budget::{Budget, Hold};
+use crate::system::root::Root;
 
 /// The directory below the home.
 pub const DIRECTORY: &str = ".ssh";
@@ -396,9 +396,9 @@ fn label(file: &impl AsFd) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::{Rights, Task, Turn, UNFINISHED};
-    use crate::budget::Budget;
     use crate::commands::accounts::linux::users::Account;
-    use crate::root::Root;
+    use crate::limits::memory_budget::Budget;
+    use crate::system::root::Root;
     use rustix::process::geteuid;
     use std::ffi::OsStr;
     use std::fs;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::commands::accounts::hash;
-use crate::error::Error;
-use crate::programs::Exit;
-use crate::root::Root;
-use crate::tool::{Ended, Tool};
+use crate::process::client_programs::Exit;
+use crate::process::system_tool::{Ended, Tool};
+use crate::system::error::Error;
+use crate::system::root::Root;
 
 /// How long it may take: it waits up to 15 seconds for its turn with the password file.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -68,10 +68,10 @@ fn outcome(ended: &Ended) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::{line, outcome, set};
-    use crate::programs::Exit;
-    use crate::root::Root;
-    use crate::tool::Ended;
-    use crate::tool::tests::write_script;
+    use crate::process::client_programs::Exit;
+    use crate::process::system_tool::Ended;
+    use crate::process::system_tool::tests::write_script;
+    use crate::system::root::Root;
     use std::fs;
 
     #[test]

@@ -1,8 +1,8 @@
 use super::{Machine as Files, add_keys, key_file, remove_keys};
-use crate::budget::Budget;
 use crate::commands::accounts::keys;
-use crate::error::Error;
-use crate::root::Root;
+use crate::limits::memory_budget::Budget;
+use crate::system::error::Error;
+use crate::system::root::Root;
 use rustix::fs::{FileType, Mode, mknodat};
 use rustix::process::geteuid;
 use std::fs;

@@ -5,10 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::error::Error;
-use crate::programs::Exit;
-use crate::root::Root;
-use crate::tool::Tool;
+use crate::process::client_programs::Exit;
+use crate::process::system_tool::Tool;
+use crate::system::error::Error;
+use crate::system::root::Root;
 
 /// How long a directory service may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,8 +89,8 @@ pub fn entry(passwd: &[u8], name: Option<&str>) -> Option<Account> {
 #[cfg(test)]
 mod tests {
     use super::{Account, entry, find};
-    use crate::root::Root;
-    use crate::tool::tests::write_script;
+    use crate::process::system_tool::tests::write_script;
+    use crate::system::root::Root;
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::netlink::{AF_INET, AF_INET6, Attributes, number, text};
+use crate::system::netlink::{AF_INET, AF_INET6, Attributes, number, text};
 
 const FIXED_BYTES: usize = 8;
 const IFA_ADDRESS: u16 = 1;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use qga_protocol::network::{InterfaceStatistics, IpAddress, IpAddressType, NetworkInterface};
 
 use super::addresses::{Address, ipv6_text};
-use super::netlink::{Attributes, long, number, short, text};
+use crate::system::netlink::{Attributes, long, number, short, text};
 
 const FIXED_BYTES: usize = 16;
 const IFLA_ADDRESS: u16 = 1;

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use qga_protocol::network::NetworkRoute;
 
-use super::netlink::{AF_INET, Attributes, THINGS_MAX, number, short};
 use super::next_hops::{Hop, NextHop, hops_of, ipv4_address};
+use crate::system::netlink::{AF_INET, Attributes, THINGS_MAX, number, short};
 
 const FIXED_BYTES: usize = 12;
 const NEXT_HOP_BYTES: usize = 8;

@@ -15,7 +15,6 @@ pub mod addresses;
 pub mod interfaces;
 pub mod ipv4_routes;
 pub mod ipv6_routes;
-pub mod netlink;
 pub mod next_hops;
 
 use std::collections::HashMap;
@@ -23,9 +22,9 @@ use std::io;
 
 use qga_protocol::network::{NetworkInterface, NetworkRoute};
 
-use self::netlink::{Question, dump};
-use crate::error::Error;
-use crate::root::Root;
+use crate::system::error::Error;
+use crate::system::netlink::{Question, dump};
+use crate::system::root::Root;
 
 /// All interfaces.
 pub fn interfaces() -> Result<Vec<NetworkInterface>, Error> {

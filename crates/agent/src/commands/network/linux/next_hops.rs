@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use super::netlink::{AF_INET, Attributes, number};
+use crate::system::netlink::{AF_INET, Attributes, number};
 
 const FIXED_BYTES: usize = 8;
 const GROUP_MEMBER_BYTES: usize = 8;

@@ -9,8 +9,8 @@ use super::addresses::{Address, read_address};
 use super::interfaces::{Link, joined, read_link};
 use super::ipv4_routes::{listed, read_route};
 use super::ipv6_routes;
-use super::netlink::{Answer, Question, Reader};
 use super::next_hops::{by_number, read_next_hop};
+use crate::system::netlink::{Answer, Question, Reader};
 
 const SEQUENCE: u32 = 7;
 const ETHERNET: u16 = 1;

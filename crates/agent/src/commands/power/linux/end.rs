@@ -8,10 +8,10 @@ use super::super::End;
 use super::Failure;
 use super::first_process::{FirstProcess, tell};
 use super::machine::Machine;
-use crate::error::{Error, cause_text};
-use crate::programs::Exit;
-use crate::root::Root;
-use crate::tool::Tool;
+use crate::process::client_programs::Exit;
+use crate::process::system_tool::Tool;
+use crate::system::error::{Error, cause_text};
+use crate::system::root::Root;
 
 /// How long a program may take. It orders the end and does not wait for it; where the service manager does not answer,
 /// it waits half a minute for that.

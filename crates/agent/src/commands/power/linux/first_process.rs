@@ -3,7 +3,7 @@
 use super::super::End;
 use super::Failure;
 use super::machine::Machine;
-use crate::root::Root;
+use crate::system::root::Root;
 use std::path::Path;
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub fn tell(machine: &impl Machine, number: i32) -> Result<(), Failure> {
     if has(&["SigCgt", "SigBlk"]) == Some(false) {
         return Err("the first process does not take it".to_owned());
     }
-    machine.signal_first_process(number).map_err(|cause| crate::error::cause_text(&cause))?;
+    machine.signal_first_process(number).map_err(|cause| crate::system::error::cause_text(&cause))?;
     for _ in 0..LOOKS {
         machine.wait(BETWEEN_LOOKS);
         if has(&["ShdPnd"]) != Some(true) {

@@ -8,9 +8,9 @@ use rustix::system::RebootCommand;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::super::End;
-use crate::error::Error;
-use crate::root::Root;
-use crate::tool::{Ended, Tool};
+use crate::process::system_tool::{Ended, Tool};
+use crate::system::error::Error;
+use crate::system::root::Root;
 
 /// How long the disks may take to get what is dirty.
 const SYNC_PATIENCE: Duration = Duration::from_secs(60);

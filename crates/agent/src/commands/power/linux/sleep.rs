@@ -9,9 +9,9 @@ use super::super::Sleep;
 use super::Failure;
 use super::first_process::FirstProcess;
 use super::machine::Machine;
-use crate::error::{Error, cause_text};
-use crate::root::Root;
-use crate::tool::Tool;
+use crate::process::system_tool::Tool;
+use crate::system::error::{Error, cause_text};
+use crate::system::root::Root;
 
 /// What the kernel can do, and where it is ordered.
 const STATE: &str = "/sys/power/state";

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::super::End;
 use super::machine::Machine;
-use crate::programs::Exit;
-use crate::root::Root;
-use crate::tool::{Ended, Tool};
+use crate::process::client_programs::Exit;
+use crate::process::system_tool::{Ended, Tool};
+use crate::system::root::Root;
 
 /// The machine.
 pub struct Staged {

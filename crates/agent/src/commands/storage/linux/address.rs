@@ -11,8 +11,8 @@ use qga_protocol::storage::{CcwAddress, DiskAddress, DiskBusType, PciAddress};
 
 use super::asking::Deadline;
 use super::serial;
-use crate::linux::block::{self, Uevent};
-use crate::root::{Root, natural_key};
+use crate::system::block_devices::{self, Uevent};
+use crate::system::root::{Root, natural_key};
 
 /// What stands for "no PCI function".
 const NO_PCI: PciAddress = PciAddress { domain: -1, bus: -1, slot: -1, function: -1 };
@@ -52,11 +52,11 @@ fn attached_path(root: &Root, path: &Path) -> PathBuf {
     names.retain(|name| numbered(name, "nvme").is_some());
     names.sort_by_cached_key(|name| natural_key(name));
     let controllers: Vec<PathBuf> =
-        names.iter().filter_map(|name| block::linked(root, &subsystem.join(name))).collect();
+        names.iter().filter_map(|name| block_devices::linked(root, &subsystem.join(name))).collect();
     // The path to this disk by one controller: nvme0c1n1 for nvme0n1 by nvme1.
-    let name = block::name(path);
+    let name = block_devices::name(path);
     let leads_here = |controller: &&PathBuf| {
-        let number = block::name(controller);
+        let number = block_devices::name(controller);
         let (head, namespace) = name.rsplit_once('n').unwrap_or_default();
         root.exists(controller.join(format!("{head}c{}n{namespace}", number.trim_start_matches("nvme"))))
     };
@@ -163,7 +163,7 @@ fn nearest_pci_function(path: &Path) -> Option<PciFunction> {
 
 /// The driver of a device; empty without one.
 fn driver(root: &Root, path: &Path) -> String {
-    root.read_link(path.join("driver")).map(|driver| block::name(&driver)).unwrap_or_default()
+    root.read_link(path.join("driver")).map(|driver| block_devices::name(&driver)).unwrap_or_default()
 }
 
 /// Which of a controller's ports a port is: they are numbered through all controllers of the machine.
@@ -218,7 +218,7 @@ fn hexadecimal(digits: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::{Place, ccw_address, numbered, pci_address, scsi_numbers};
-    use crate::root::Root;
+    use crate::system::root::Root;
     use qga_protocol::storage::{CcwAddress, PciAddress};
     use std::path::Path;
 

@@ -2,8 +2,8 @@
 
 use qga_protocol::storage::{DiskStats, DiskStatsInfo};
 
-use crate::error::Error;
-use crate::root::Root;
+use crate::system::error::Error;
+use crate::system::root::Root;
 
 /// Where the kernel counts.
 const COUNTERS: &str = "/proc/diskstats";

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::asking::{self, Deadline};
-use crate::linux::block::{self, Uevent};
-use crate::root::Root;
+use crate::system::block_devices::{self, Uevent};
+use crate::system::root::Root;
 
 /// Serial numbers that virtio disks told, by the disks' sequence numbers. The kernel gives each disk one that no other
 /// had since the system started, so what is kept is true as long as the disk is there.
@@ -16,7 +16,7 @@ const TOLD_MAX: usize = 256;
 
 /// The serial number of a disk with a directory, or of the one that a partition in `uevent` lies on.
 pub fn of(root: &Root, whole: &Path, uevent: &Uevent, record: &str, deadline: Deadline) -> Option<String> {
-    if let Some(serial) = block::udev_property(record, "ID_SERIAL") {
+    if let Some(serial) = block_devices::udev_property(record, "ID_SERIAL") {
         return Some(serial.to_owned());
     }
     let text = |path: PathBuf| root.read_text(path).ok();
@@ -69,7 +69,7 @@ fn keep(told: &mut BTreeMap<u64, String>, disk_sequence: u64, serial: &str) {
 mod tests {
     use super::{TOLD_MAX, keep, of_virtio, told};
     use crate::commands::storage::linux::asking::Deadline;
-    use crate::root::Root;
+    use crate::system::root::Root;
     use std::collections::BTreeMap;
     use std::fs;
 

@@ -4,7 +4,7 @@ use std::fs::File;
 
 use qga_protocol::storage::{DiskSmart, NvmeSmart};
 
-use crate::error::cause_text;
+use crate::system::error::cause_text;
 
 /// How long a controller may take.
 const TIMEOUT_MILLISECONDS: u32 = 2000;

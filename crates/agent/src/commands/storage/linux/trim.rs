@@ -16,10 +16,10 @@ use qga_sys::filesystem::TrimRange;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::error::{Error, cause_text};
-use crate::lane::STACK_BYTES;
-use crate::linux::mounts::{self, Mount};
-use crate::root::Root;
+use crate::session::queue::STACK_BYTES;
+use crate::system::error::{Error, cause_text};
+use crate::system::mounts::{self, Mount};
+use crate::system::root::Root;
 
 /// How long a file system may take. Large ones on slow disks take many minutes.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -125,8 +125,8 @@ fn hanging() -> MutexGuard<'static, Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::{TrimRange, hanging, of_one, trim, within};
-    use crate::linux::mounts::{self, Mount};
-    use crate::root::Root;
+    use crate::system::mounts::{self, Mount};
+    use crate::system::root::Root;
     use std::cell::Cell;
     use std::fs;
     use std::path::Path;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatVfs, StatxFlags, fstatvfs, openat2, statx};
 
 use super::asking::{self, Deadline, Round};
-use crate::linux::mounts::{Mount, PLACES_MAX};
+use crate::system::mounts::{Mount, PLACES_MAX};
 
 /// Kinds that have the answer in memory from mount to unmount, whatever becomes of the disk: they count there what is
 /// free, or nothing ever is. (vfat counts when it is first asked; some versions of xfs wait for files to be deleted.)
@@ -97,8 +97,8 @@ fn at_once(mount: &Mount) -> Option<Usage> {
 #[cfg(test)]
 mod tests {
     use super::{Deadline, ask, at_once, of_mounts};
-    use crate::linux::mounts::{DeviceNumber, Mount, all};
-    use crate::root::Root;
+    use crate::system::mounts::{DeviceNumber, Mount, all};
+    use crate::system::root::Root;
     use std::path::Path;
 
     fn mounts() -> Vec<Mount> {

@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tz::UtcDateTime;
 
 use super::super::zone::{self, Environment, Zone};
-use crate::root::{Root, natural_key};
+use crate::system::root::{Root, natural_key};
 
 /// Where the kernel lists the clocks. The nodes have the same names.
 const CLOCKS: &str = "/sys/class/rtc";
@@ -179,7 +179,7 @@ fn meant(reading: Reading, offset_seconds: impl Fn(i64) -> i64) -> Option<i64> {
 mod tests {
     use super::{HardwareClock, first_second, is_only_read, keeps_local_time, meant, moment, shown};
     use crate::commands::time::zone::Environment;
-    use crate::root::Root;
+    use crate::system::root::Root;
     use qga_sys::rtc::Reading;
     use std::fs;
     use std::io;

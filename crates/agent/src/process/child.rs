@@ -1,0 +1,77 @@
+//! How the processes that the agent has started end, and the end of those that it has inherited.
+//!
+//! As the first process of a container, or where it was made the reaper of its descendants, the agent inherits every
+//! orphan, and must ask how each one ended, or it stays a zombie for ever. The kernel tells of whichever has ended, the
+//! agent's own children among them, so how those ended is kept for whoever waits for them.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, WaitStatus, wait, waitpid};
+
+use crate::process::client_programs::Exit;
+
+/// Ends that are kept, orphans' among them, which nobody asks for. Whoever waits for a child of the agent's looks for it
+/// more often than so many processes end.
+const KEPT_MAX: usize = 4096;
+/// Ends that are taken notice of in one go.
+const REAPED_MAX: usize = 512;
+
+/// The ends that the kernel has told, the oldest first.
+static ENDS: Mutex<VecDeque<(Pid, WaitStatus)>> = Mutex::new(VecDeque::new());
+
+fn ends() -> MutexGuard<'static, VecDeque<(Pid, WaitStatus)>> {
+    ENDS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How a child has ended; `None` if it runs. It is told once.
+///
+/// # Errors
+/// `ECHILD` if it is no child of the agent's, or was told before.
+pub fn ended(pid: Pid) -> Result<Option<Exit>, Errno> {
+    // The lock keeps `reap` from having asked the kernel and not yet said so.
+    let mut ends = ends();
+    let status = match waitpid(Some(pid), WaitOptions::NOHANG) {
+        Ok(ended) => ended.map(|(_, status)| status),
+        // The newest: a process id may be used again.
+        Err(Errno::CHILD) => {
+            let place = ends.iter().rposition(|(known, _)| *known == pid).ok_or(Errno::CHILD)?;
+            ends.remove(place).map(|(_, status)| status)
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(status.and_then(exit))
+}
+
+fn exit(status: WaitStatus) -> Option<Exit> {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Some(Exit::Code(code)),
+        (None, Some(signal)) => Some(Exit::Signal(signal)),
+        (None, None) => None,
+    }
+}
+
+/// Whether orphans become children of this process.
+#[must_use]
+pub fn inherits_orphans() -> bool {
+    rustix::process::getpid() == Pid::INIT || matches!(rustix::process::child_subreaper(), Ok(Some(_)))
+}
+
+/// Takes notice of children that have ended, whoever has started them. True if there may be more of them.
+pub fn reap() -> bool {
+    let mut ends = ends();
+    for _ in 0..REAPED_MAX {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => {
+                if ends.len() == KEPT_MAX {
+                    ends.pop_front();
+                }
+                ends.push_back((pid, status));
+            }
+            Err(Errno::INTR) => {}
+            Ok(None) | Err(_) => return false,
+        }
+    }
+    true
+}

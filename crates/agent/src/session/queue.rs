@@ -1,0 +1,468 @@
+//! One client's commands, run one after the other by a worker thread so that the session's own thread stays free.
+//!
+//! To hand each command from one thread to another would take longer than most commands do. So the session lends the
+//! worker the client's intake with the first of them ([`Lane::lend`]): from then on the worker reads and runs, and the
+//! session's thread sleeps. Only when a command lasts does it take the intake back, and reads what comes meanwhile.
+//!
+//! A lane ends in one of two ways; its voice is silenced in both, and the running command goes on to its end in a thread
+//! that nobody waits for. *Given up*: the client asked for a resynchronisation while a command was stuck; what waits
+//! behind it is dropped. *Left*: the client is gone; what it has asked for is still done, as the original does.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use qga_protocol::Command;
+use qga_protocol::fsfreeze::Thaw;
+use qga_protocol::message::{ErrorClass, Id, Reply, Request, clip};
+use qga_protocol::stream::Event;
+use rustix::thread::Pid;
+
+use crate::agent::Agent;
+use crate::dispatch;
+use crate::dispatch::handler;
+use crate::limits::memory_budget::Hold;
+use crate::session::Shown;
+use crate::session::progress::{self, Progress, STUCK, TICK, Watch};
+use crate::session::reader::{Arrival, Intake};
+use crate::transport::line_writer::Voice;
+
+/// Bytes of requests that may wait behind the running one before the reader waits too.
+const QUEUE_BYTES_MAX: usize = 1 << 20;
+/// Bytes that answers to refused requests may take besides. Beyond, requests are dropped without one.
+const REFUSAL_BYTES_MAX: usize = 1 << 20;
+/// A request this large leaves memory behind that is worth giving back.
+const LARGE_REQUEST_BYTES: usize = 1 << 20;
+/// What a queued request costs besides its text.
+const JOB_BYTES: usize = 256;
+/// A worker with nothing to do ends after this time.
+const WORKER_IDLE: Duration = Duration::from_secs(10);
+/// A command that takes longer than this is not waited for with reading on.
+const LOAN_PATIENCE: Duration = Duration::from_millis(20);
+/// Enough for any command; recursion is bounded and large data is on the heap.
+pub const STACK_BYTES: usize = 256 << 10;
+
+/// Something to be answered in its turn.
+pub enum Job {
+    /// A request, with the memory it holds.
+    Request(Request, Hold),
+    /// An answer that was ready when the message was read.
+    Reply(Reply),
+}
+
+impl Job {
+    fn name(&self) -> String {
+        match self {
+            Self::Request(request, _) => clip(&request.name()).to_owned(),
+            Self::Reply(_) => "an error reply".to_owned(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        JOB_BYTES
+            + match self {
+                Self::Request(request, _) => request.text_bytes(),
+                Self::Reply(reply) => reply.as_bytes().len(),
+            }
+    }
+}
+
+/// One client's queue and its worker.
+pub struct Lane {
+    agent: Arc<Agent>,
+    /// What the lane's commands answer with.
+    pub voice: Voice,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    queued_bytes: usize,
+    /// The command that the worker runs.
+    running: Option<Running>,
+    /// How many commands the worker has begun.
+    begun: u64,
+    has_worker: bool,
+    /// The worker's thread, once it has said so.
+    thread: Option<Pid>,
+    watch: Watch,
+    /// The queue was full behind a stuck command: until it is empty again, requests are refused in their turn.
+    refusing: bool,
+    end: Option<End>,
+    loan: Loan,
+}
+
+/// What the session and the worker know of a lent intake. Whoever reads has it; while a command runs it lies here.
+#[derive(Default)]
+struct Loan {
+    intake: Option<Intake>,
+    /// The worker has no use for it, or cannot have any.
+    returned: Option<Lent>,
+    /// The session looks at the running command now and then. Else it has to be woken when one begins.
+    is_watched: bool,
+}
+
+/// How a lent intake comes back.
+#[expect(clippy::large_enum_variant, reason = "made once a loan and taken apart at once")]
+pub enum Lent {
+    /// It can be read on.
+    Back(Intake),
+    /// Nothing more comes from the client, and why.
+    End(io::Result<()>),
+}
+
+/// How a lane ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// What waits is dropped.
+    GivenUp,
+    /// What waits is done.
+    Left,
+}
+
+struct Running {
+    name: String,
+    since: Instant,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.running.is_none() && self.queue.is_empty()
+    }
+
+    /// Counts a job as running. An answer counts too, so that nobody overtakes it.
+    fn begin(&mut self, job: &Job) {
+        self.running = Some(Running { name: job.name(), since: Instant::now() });
+        self.begun += 1;
+    }
+}
+
+impl Lane {
+    /// An idle lane.
+    pub fn new(agent: &Arc<Agent>, voice: Voice) -> Arc<Self> {
+        Arc::new(Self { agent: Arc::clone(agent), voice, state: Mutex::default(), changed: Condvar::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Whether everything has been answered.
+    pub fn is_idle(&self) -> bool {
+        self.lock().is_idle()
+    }
+
+    /// Looks at the running command, and returns how long it has got nowhere. One whose client does not take the reply is
+    /// not stuck.
+    fn look(&self, state: &mut State) -> Duration {
+        if state.running.is_none() || self.voice.is_speaking() {
+            state.watch.reset();
+            return Duration::ZERO;
+        }
+        let progress = Progress { command: state.begun, steps: self.voice.steps() };
+        let thread = state.thread;
+        let activity = || thread.map_or(progress::Activity::Waits, progress::activity);
+        state.watch.look(Instant::now(), progress, activity)
+    }
+
+    /// Looks at the running command, if there is one, and says after which time to do so again: not at all once it is
+    /// stuck.
+    pub fn watch(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        (!state.is_idle() && self.look(&mut state) < STUCK).then_some(TICK)
+    }
+
+    /// Waits until everything has been answered. False as soon as a command is stuck: shorter ones are waited for, so that
+    /// pipelined requests get their replies in order.
+    pub fn settles(&self) -> bool {
+        let mut state = self.lock();
+        while !state.is_idle() {
+            if self.look(&mut state) >= STUCK {
+                return false;
+            }
+            state = self.wait(state, TICK);
+        }
+        true
+    }
+
+    /// Waits until everything has been answered or `time` is over.
+    pub fn settles_within(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        let mut state = self.lock();
+        while !state.is_idle() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.wait(state, left);
+        }
+        true
+    }
+
+    /// Answers a message at once, if that cannot block and nothing is before it. Else returns what has to wait.
+    pub fn receive(&self, event: Event) -> Option<Job> {
+        let request = match event {
+            Event::Refused(refusal) if refusal.answers_a_reply() => {
+                self.voice.note_echo();
+                return None;
+            }
+            Event::Refused(refusal) => {
+                log::debug!("bad input: {}", refusal.desc);
+                let reply = refusal.reply();
+                if !self.is_idle() {
+                    return Some(Job::Reply(reply));
+                }
+                self.voice.send(&reply);
+                return None;
+            }
+            Event::Request(request) => request,
+        };
+        if log::log_enabled!(log::Level::Debug) {
+            log::debug!("read data, count: {}, data: {}", request.text_bytes(), Shown(&request));
+        }
+        let info = handler::find(&request.name()).map(|entry| entry.info);
+        if info.is_some_and(|info| info.name == Thaw::INFO.name && self.agent.why_not(info).is_none()) {
+            let _ = self.agent.freezer.note_thaw_wish();
+        }
+        if info.is_none_or(|info| info.rules.immediate) && self.is_idle() {
+            dispatch::answer(&self.agent, &request, &self.voice);
+            return None;
+        }
+        let mut hold = self.agent.budget.hold();
+        hold.resize(request.text_bytes());
+        Some(Job::Request(request, hold))
+    }
+
+    /// Gives an idle lane a job, and its worker the intake to read on. Returns when the worker has no use for it any more,
+    /// or does not come to use it.
+    pub fn lend(self: &Arc<Self>, intake: Intake, job: Job) -> Lent {
+        let mut seen = {
+            let mut state = self.lock();
+            state.loan = Loan { intake: Some(intake), is_watched: true, ..Loan::default() };
+            state.begun
+        };
+        self.push(job);
+        let mut state = self.lock();
+        loop {
+            if let Some(lent) = state.loan.returned.take() {
+                return lent;
+            }
+            let patience = match &state.running {
+                Some(running) => LOAN_PATIENCE.saturating_sub(running.since.elapsed()),
+                // Given to a worker that has yet to start, or there is none.
+                None if !state.has_worker => Duration::ZERO,
+                None => LOAN_PATIENCE,
+            };
+            if let Some(intake) = state.loan.intake.take_if(|_| patience.is_zero()) {
+                return Lent::Back(intake);
+            }
+            state.loan.is_watched = state.running.is_some() || state.begun != seen || !state.queue.is_empty();
+            seen = state.begun;
+            state = if state.loan.is_watched {
+                self.wait(state, patience)
+            } else {
+                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+    }
+
+    /// Puts a job at the end of the queue; waits while that is full and the worker gets on.
+    pub fn push(self: &Arc<Self>, mut job: Job) {
+        let mut state = self.lock();
+        while !state.refusing && !state.queue.is_empty() && state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX {
+            // Behind a command that gets nowhere it reads on, because a sync may be among what comes.
+            state.refusing = self.look(&mut state) >= STUCK;
+            if !state.refusing {
+                state = self.wait(state, TICK);
+            }
+        }
+        if state.refusing {
+            if let Job::Request(request, _) = &job {
+                job = Job::Reply(failure(
+                    "too many requests wait behind a command that gets nowhere: this one was dropped",
+                    request.id().as_ref(),
+                ));
+            }
+            if state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX + REFUSAL_BYTES_MAX {
+                log::warn!("a request was dropped without an answer: too many wait behind a command that gets nowhere");
+                return;
+            }
+        }
+        state.queued_bytes += job.bytes();
+        state.queue.push_back(job);
+        if !state.has_worker {
+            let lane = Arc::clone(self);
+            let worker = std::thread::Builder::new().name("worker".to_owned()).stack_size(STACK_BYTES);
+            match worker.spawn(move || lane.work()) {
+                Ok(_) => state.has_worker = true,
+                Err(error) => {
+                    // Without a worker nothing else was in the queue, so the answer keeps its place.
+                    let id = match state.queue.pop_back() {
+                        Some(Job::Request(request, _)) => request.id(),
+                        _ => None,
+                    };
+                    state.queued_bytes = 0;
+                    drop(state);
+                    self.voice.send(&failure(&format!("the agent cannot start a thread: {error}"), id.as_ref()));
+                    return;
+                }
+            }
+        }
+        self.voice.set_busy(true);
+        // Whoever wakes wants the lock.
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Ends the lane because its client asked for a resynchronisation.
+    pub fn give_up(&self) {
+        self.end(End::GivenUp);
+    }
+
+    /// Ends the lane because its client is gone.
+    pub fn leave(&self) {
+        self.end(End::Left);
+    }
+
+    fn end(&self, end: End) {
+        match end {
+            End::GivenUp => self.voice.give_up(),
+            End::Left => self.voice.silence(),
+        }
+        let mut state = self.lock();
+        let waiting = state.queue.len();
+        if end == End::GivenUp {
+            state.queue.clear();
+            state.queued_bytes = 0;
+        }
+        if let Some(running) = &state.running {
+            let (seconds, behind) = (
+                running.since.elapsed().as_secs_f32(),
+                match end {
+                    End::GivenUp => {
+                        "the client asked for a resynchronisation: its reply and the requests behind it are dropped"
+                    }
+                    End::Left => "the client is gone: the replies to it and to the requests behind it are dropped",
+                },
+            );
+            // A client that leaves without waiting for a quick command is nothing to warn of.
+            let level = if running.since.elapsed() < STUCK { log::Level::Info } else { log::Level::Warn };
+            log::log!(level, "{} has been running for {seconds:.1} s and {behind} ({waiting} waiting)", running.name);
+        }
+        state.end = Some(end);
+        self.changed.notify_all();
+    }
+
+    /// The worker.
+    fn work(&self) {
+        let _returns = ReturnsLoan(self);
+        self.lock().thread = Some(rustix::thread::gettid());
+        let mut lent = None;
+        while let Some(job) = lent.take().map_or_else(|| self.next_queued(), |intake| self.next_read(intake)) {
+            match job {
+                Job::Reply(reply) => {
+                    self.voice.send(&reply);
+                }
+                Job::Request(request, hold) => {
+                    let is_large = request.text_bytes() >= LARGE_REQUEST_BYTES;
+                    dispatch::answer(&self.agent, &request, &self.voice);
+                    drop((request, hold));
+                    if is_large {
+                        qga_sys::allocator::give_back_free_memory();
+                    }
+                }
+            }
+            let mut state = self.lock();
+            let ended = state.running.take();
+            if let (Some(_), Some(Running { name, since })) = (state.end, ended) {
+                log::info!("{name} ended after {:.1} s; its reply was dropped", since.elapsed().as_secs_f32());
+            }
+            if state.queue.is_empty() {
+                state.refusing = false;
+                self.voice.set_busy(false);
+                lent = state.loan.intake.take();
+            }
+            // A session that lends its intake does not wait for the end of a command.
+            if lent.is_none() {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// The next job of the queue, which counts as running from now on. None when the worker is to end.
+    fn next_queued(&self) -> Option<Job> {
+        let mut state = self.lock();
+        let idle_since = Instant::now();
+        while state.queue.is_empty() && state.end.is_none() {
+            if idle_since.elapsed() >= WORKER_IDLE {
+                state.has_worker = false;
+                return None;
+            }
+            state = self.wait(state, WORKER_IDLE);
+        }
+        let job = state.queue.pop_front()?;
+        state.queued_bytes -= job.bytes();
+        state.begin(&job);
+        Some(job)
+    }
+
+    /// The next job that the client sends, which counts as running from now on. None when the worker is to end.
+    fn next_read(&self, mut intake: Intake) -> Option<Job> {
+        let lent = loop {
+            match intake.next(Some(WORKER_IDLE)) {
+                Arrival::Message(event) => {
+                    let Some(job) = self.receive(event) else { continue };
+                    self.voice.set_busy(true);
+                    let mut state = self.lock();
+                    state.begin(&job);
+                    state.loan.intake = Some(intake);
+                    if !state.loan.is_watched {
+                        self.changed.notify_all();
+                    }
+                    return Some(job);
+                }
+                Arrival::Nothing => break Lent::Back(intake),
+                Arrival::End(end) => break Lent::End(end),
+            }
+        };
+        self.give_back(lent);
+        None
+    }
+
+    fn give_back(&self, lent: Lent) {
+        let mut state = self.lock();
+        state.has_worker = false;
+        state.loan.returned = Some(lent);
+        self.changed.notify_all();
+    }
+}
+
+/// Wakes the session when the worker breaks off with its intake: a fault of ours must not leave the agent deaf.
+struct ReturnsLoan<'a>(&'a Lane);
+
+impl Drop for ReturnsLoan<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let lane = self.0;
+        let mut state = lane.lock();
+        state.running = None;
+        state.queue.clear();
+        state.queued_bytes = 0;
+        drop(state);
+        lane.voice.set_busy(false);
+        lane.give_back(Lent::End(Err(io::Error::other("the agent failed while it served this client"))));
+    }
+}
+
+fn failure(desc: &str, id: Option<&Id>) -> Reply {
+    Reply::error(ErrorClass::GenericError, desc, id)
+}

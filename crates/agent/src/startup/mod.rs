@@ -1,0 +1,10 @@
+//! What happens before the first request: the command line, the config file, the lists, the pid file, the way into the
+//! background.
+
+pub mod command_line;
+pub mod config;
+#[cfg(unix)]
+pub mod daemon;
+pub mod key_file;
+pub mod pid_file;
+pub mod policy;

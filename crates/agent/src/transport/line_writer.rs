@@ -1,0 +1,273 @@
+//! The way out to one client: whole replies, in order, from one speaker at a time.
+//!
+//! All that is written to a link is written here: by a session's reader and its workers, and on a port also by what a
+//! session of a former host has left behind. A worker that was given up on keeps running, but its [`Voice`] is
+//! silenced: what it writes from then on is dropped. If that happens in the middle of a line, the line is ended before
+//! anybody else writes, so that what follows stands alone.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use qga_protocol::message::{self, Id, Reply};
+use serde::Serialize;
+
+use crate::dispatch::Call;
+use crate::dispatch::handler::Outcome;
+use crate::system::error::cause_text;
+use crate::transport::Link;
+
+/// One client's end for writing.
+pub struct Outlet {
+    link: Arc<Link>,
+    state: Mutex<State>,
+    /// What is said comes back.
+    has_echo: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// The last byte that is out is in the middle of a line.
+    unfinished: bool,
+}
+
+/// The right to speak, until silenced.
+pub struct Voice {
+    outlet: Arc<Outlet>,
+    silenced: Arc<AtomicBool>,
+    /// Silenced because the client has stopped waiting, though it is still there.
+    given_up: AtomicBool,
+    /// Writing failed: the client is gone.
+    unheard: AtomicBool,
+    /// A write is under way.
+    speaking: AtomicBool,
+    /// How often the command that speaks has got on.
+    steps: AtomicU64,
+}
+
+impl Outlet {
+    /// Where it leads.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// The way out through `link`: one for each, so that no two lines get mixed.
+    pub fn new(link: Arc<Link>) -> Arc<Self> {
+        Arc::new(Self { link, state: Mutex::default(), has_echo: AtomicBool::new(false) })
+    }
+
+    /// A new voice.
+    pub fn voice(self: &Arc<Self>) -> Voice {
+        Voice {
+            outlet: Arc::clone(self),
+            silenced: Arc::default(),
+            given_up: AtomicBool::new(false),
+            unheard: AtomicBool::new(false),
+            speaking: AtomicBool::new(false),
+            steps: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Voice {
+    /// Another voice on the same way out.
+    pub fn sibling(&self) -> Voice {
+        self.outlet.voice()
+    }
+
+    /// Takes the right to speak away for good.
+    pub fn silence(&self) {
+        self.silenced.store(true, Ordering::Release);
+    }
+
+    /// Whether it was taken away.
+    pub fn is_silenced(&self) -> bool {
+        self.silenced.load(Ordering::Acquire)
+    }
+
+    /// Whether it was taken away, for somebody who wants to know later too.
+    pub fn silenced(&self) -> &Arc<AtomicBool> {
+        &self.silenced
+    }
+
+    /// Takes the right to speak away, because the client does not wait for what is said.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+        self.silence();
+    }
+
+    /// Whether the client has stopped waiting, though it is still there.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    /// Whether a write is under way: then what comes next is up to the client.
+    pub fn is_speaking(&self) -> bool {
+        self.speaking.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a reply has come in, and tells of the first one.
+    pub fn note_echo(&self) {
+        if self.outlet.has_echo.swap(true, Ordering::Relaxed) {
+            log::debug!("a reply has come in: not answered");
+            return;
+        }
+        log::warn!(
+            "a reply has come in from the host, where requests should come from: if it is the agent's own, the other end \
+             of the line gives back what it gets (a terminal with echo: `stty -echo raw` there). Replies are not answered"
+        );
+    }
+
+    /// Says whether the client waits for an answer.
+    pub fn set_busy(&self, is_busy: bool) {
+        self.outlet.link.set_busy(is_busy);
+    }
+
+    /// Notes that the command which speaks is getting on.
+    pub fn note_progress(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was noted.
+    pub fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Writes some of a line, from its beginning or from where it was. False if nobody hears it: the rest need not be made.
+    fn write(&self, bytes: &[u8], begins: bool) -> bool {
+        let mut state = self.outlet.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_silenced() || self.unheard.load(Ordering::Relaxed) {
+            return false;
+        }
+        let is_unfinished = state.unfinished;
+        self.speaking.store(true, Ordering::Relaxed);
+        let mut write = |bytes: &[u8]| {
+            let (count, ended) = self.outlet.link.write_all(bytes, &|| !self.is_silenced());
+            // Also of what failed or was called off half-way.
+            if let Some(last) = bytes[..count].last() {
+                state.unfinished = *last != b'\n';
+            }
+            ended
+        };
+        // Somebody stopped in the middle of a line.
+        let written = if begins && is_unfinished { write(b"\n") } else { Ok(()) }.and_then(|()| write(bytes));
+        self.speaking.store(false, Ordering::Relaxed);
+        if let Err(error) = written {
+            log::info!("a reply was not delivered: {}", cause_text(&error));
+            self.unheard.store(true, Ordering::Relaxed);
+            return false;
+        }
+        self.note_progress();
+        true
+    }
+
+    /// Sends a whole reply.
+    pub fn send(&self, reply: &Reply) -> bool {
+        self.write(reply.as_bytes(), true)
+    }
+}
+
+/// Where a command's result goes.
+pub struct Answer<'a> {
+    voice: &'a Voice,
+    id: Option<Id>,
+    /// A sync reply carries the sentinel.
+    delimited: bool,
+    /// False for commands whose success is not answered.
+    wanted: bool,
+    /// A piece of the line is out.
+    begun: bool,
+}
+
+impl<'a> Answer<'a> {
+    /// An answer to a request with this `id`.
+    pub fn new(voice: &'a Voice, id: Option<Id>, delimited: bool, wanted: bool) -> Self {
+        Self { voice, id, delimited, wanted, begun: false }
+    }
+
+    /// Sends a command's result.
+    pub fn send<T: Serialize>(self, outcome: Outcome<T>, call: &Call<'_>) {
+        match outcome {
+            _ if !self.wanted => {}
+            Outcome::Reply(result) => {
+                let reply = Reply::success(&result, self.id.as_ref());
+                self.voice.send(&if self.delimited { reply.delimited() } else { reply });
+            }
+            Outcome::Stream(stream) => stream.send(self, call),
+        }
+    }
+
+    /// Starts the line of a reply whose result follows in pieces.
+    pub fn begin_line(line: &mut Vec<u8>) {
+        message::begin(line);
+    }
+
+    /// Sends what has been collected of the line and empties it. False if nobody hears it.
+    pub fn send_piece(&mut self, line: &mut Vec<u8>) -> bool {
+        let heard = self.voice.write(line, !self.begun);
+        self.begun = true;
+        line.clear();
+        heard
+    }
+
+    /// Ends the line after the last piece of the result.
+    pub fn end_line(self, line: &mut Vec<u8>) {
+        message::end(line, self.id.as_ref());
+        self.voice.write(line, !self.begun);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outlet;
+    use crate::transport::Link;
+    use qga_protocol::message::Reply;
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn a_reply_that_is_called_off_half_way_spoils_no_other() {
+        const LONG: usize = 8 << 20;
+        let (mut host, guest) = UnixStream::pair().unwrap();
+        guest.set_nonblocking(true).unwrap();
+        let first = Arc::new(Outlet::new(Arc::new(Link::port(guest.into()))).voice());
+        let second = first.sibling();
+        let speaker = Arc::clone(&first);
+        let said = std::thread::spawn(move || speaker.send(&Reply::success(&"x".repeat(LONG), None)));
+        // Some of it is out, and the rest does not fit into what lies between the two ends.
+        host.read_exact(&mut [0; 1]).unwrap();
+        first.silence();
+        host.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let mut heard = 0;
+        while !said.is_finished() {
+            heard += host.read(&mut [0; 4096]).unwrap_or(0);
+        }
+        assert!(!said.join().unwrap() && heard < LONG, "it was not called off");
+        let told = std::thread::spawn(move || second.send(&Reply::success(&7, None)));
+        host.set_read_timeout(None).unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"{\"return\": 7}\n") {
+            let mut byte = [0];
+            host.read_exact(&mut byte).unwrap();
+            text.push(byte[0]);
+        }
+        assert!(told.join().unwrap());
+        assert!(text.ends_with(b"\n{\"return\": 7}\n"), "it is glued to half a line");
+    }
+
+    #[test]
+    fn a_reply_of_which_nothing_got_out_leaves_no_empty_line() {
+        let (mut host, guest) = UnixStream::pair().unwrap();
+        guest.set_nonblocking(true).unwrap();
+        let first = Outlet::new(Arc::new(Link::port(guest.into()))).voice();
+        let second = first.sibling();
+        first.silence();
+        assert!(!first.send(&Reply::success(&1, None)));
+        assert!(second.send(&Reply::success(&2, None)));
+        drop((first, second));
+        let mut text = String::new();
+        host.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "{\"return\": 2}\n");
+    }
+}

@@ -1,5 +1,6 @@
 //! Holds the tree against what ARCHITECTURE.md says of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -88,9 +89,188 @@ fn unsafe_stands_in_one_crate() {
             continue;
         }
         let code = code(&path);
-        assert!(!code.contains("unsafe "), "{} says unsafe", path.display());
-        assert!(!code.contains("allow(unsafe_code)"), "{} allows unsafe", path.display());
+        let words = code.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+        let said: Vec<&str> = words.filter(|word| matches!(*word, "unsafe" | "unsafe_code")).collect();
+        assert!(said.is_empty(), "{} says {}", path.display(), said.join(", "));
     }
+}
+
+/// The agent's rooms from the ground up: each imports only what stands before it.
+const ROOMS: [&str; 11] = [
+    "system",
+    "limits",
+    "process",
+    "transport",
+    "startup",
+    "freeze",
+    "agent",
+    "dispatch",
+    "commands",
+    "session",
+    "fuzzing",
+];
+
+/// The rooms of the agent that a file's code names as `crate::ROOM`.
+fn rooms_named(code: &str) -> Vec<&str> {
+    let paths = code.split("crate::").skip(1);
+    paths.filter_map(|rest| rest.split(|letter: char| !letter.is_ascii_lowercase() && letter != '_').next()).collect()
+}
+
+#[test]
+fn a_room_of_the_agent_imports_only_rooms_below_it() {
+    let mut imports = 0;
+    for path in sources("crates/agent/src") {
+        let inside = path.strip_prefix("crates/agent/src").expect("the agent's").to_string_lossy().into_owned();
+        let room = inside.split(['/', '.']).next().unwrap_or_default().to_owned();
+        if matches!(&*room, "lib" | "main") || inside.contains("tests") || inside.contains("machine_steps") {
+            continue;
+        }
+        let place = ROOMS.iter().position(|known| *known == room);
+        let place = place.unwrap_or_else(|| panic!("{inside} stands in no room that has a place in the order"));
+        let code = code(&path);
+        for named in rooms_named(&code) {
+            // The root of the library hands this one on.
+            let named = if named == "root" { "system" } else { named };
+            let below = ROOMS.iter().position(|known| *known == named);
+            let below = below.unwrap_or_else(|| panic!("{inside} names crate::{named}, which is no room"));
+            assert!(below <= place, "{inside} imports {named}, which stands above {room}");
+            imports += 1;
+        }
+    }
+    assert!(imports > 100, "the imports are read wrongly: {imports}");
+}
+
+/// Which file of a crate imports which, by the paths in its code.
+fn imports_of_files(directory: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let module = |inside: &str| -> Vec<String> {
+        let path = inside.trim_end_matches(".rs").trim_end_matches("/mod");
+        if path == "lib" || path == "main" { Vec::new() } else { path.split('/').map(str::to_owned).collect() }
+    };
+    let files: BTreeMap<Vec<String>, String> = sources(directory)
+        .iter()
+        .map(|path| path.strip_prefix(directory).expect("the crate's").to_string_lossy().into_owned())
+        .filter(|inside| !inside.contains("tests") && !inside.contains("machine_steps"))
+        .map(|inside| (module(&inside), inside))
+        .collect();
+    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (here, inside) in &files {
+        let code = code(&Path::new(directory).join(inside));
+        let from_here = imports.entry(inside.clone()).or_default();
+        for path in paths_in(&code, here) {
+            // The longest beginning that is a module; the root only declares.
+            let module = (1..=path.len()).rev().find_map(|length| files.get(&path[..length]));
+            if let Some(target) = module.filter(|target| *target != inside) {
+                from_here.insert(target.clone());
+            }
+        }
+    }
+    imports
+}
+
+/// The paths that code names, from the crate's root on. `{a, b::c}` counts as each of its parts.
+fn paths_in(code: &str, here: &[String]) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for start in ["crate::", "self::", "super::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = code[..at].chars().next_back().unwrap_or(' ');
+            if before.is_alphanumeric() || matches!(before, '_' | ':' | '$') {
+                continue;
+            }
+            let mut base = match start {
+                "crate::" => Vec::new(),
+                _ => here.to_vec(),
+            };
+            let mut rest = &code[at..];
+            while let Some(after) = rest.strip_prefix("super::") {
+                base.pop();
+                rest = after;
+            }
+            let rest = rest.trim_start_matches("crate::").trim_start_matches("self::");
+            collect(rest, &base, &mut found);
+        }
+    }
+    found
+}
+
+/// Adds the path at the beginning of a text, or each of those in its braces.
+fn collect(text: &str, base: &[String], found: &mut Vec<Vec<String>>) {
+    let mut path = base.to_vec();
+    let mut rest = text;
+    loop {
+        if let Some(inside) = rest.strip_prefix('{') {
+            let mut depth = 0_i32;
+            let mut start = 0;
+            for (at, letter) in inside.char_indices() {
+                match letter {
+                    '{' => depth += 1,
+                    '}' if depth > 0 => depth -= 1,
+                    ',' | '}' if depth == 0 => {
+                        collect(inside[start..at].trim(), &path, found);
+                        start = at + 1;
+                        if letter == '}' {
+                            return;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            return;
+        }
+        let end = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(rest.len());
+        if end > 0 && &rest[..end] != "self" {
+            path.push(rest[..end].to_owned());
+        }
+        match rest[end..].strip_prefix("::") {
+            Some(after) if end > 0 => rest = after,
+            _ => break,
+        }
+    }
+    found.push(path);
+}
+
+/// The largest sets of files that import each other in a circle.
+fn circles(imports: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
+    let reach = |from: &String| {
+        let mut seen = BTreeSet::new();
+        let mut pending: Vec<&String> = imports[from].iter().collect();
+        while let Some(next) = pending.pop() {
+            if seen.insert(next.clone()) {
+                pending.extend(imports[next].iter());
+            }
+        }
+        seen
+    };
+    let reached: BTreeMap<&String, BTreeSet<String>> = imports.keys().map(|file| (file, reach(file))).collect();
+    let mut circles: Vec<Vec<String>> = Vec::new();
+    for (file, below) in &reached {
+        let together: Vec<String> = below.iter().filter(|other| reached[other].contains(*file)).cloned().collect();
+        if together.len() > 1 && !circles.contains(&together) {
+            circles.push(together);
+        }
+    }
+    circles
+}
+
+/// Files that may import each other in a circle: a directory's `mod.rs`, and one or two of its parts.
+const CIRCLE_FILES_MAX: usize = 3;
+
+#[test]
+fn no_circle_of_imports_is_larger_than_can_be_known_as_one() {
+    let mut too_large = Vec::new();
+    for name in ["agent", "cli", "client", "protocol", "sys", "scripted", "compliance"] {
+        let imports = imports_of_files(&format!("crates/{name}/src"));
+        let arrows: usize = imports.values().map(BTreeSet::len).sum();
+        let circles = circles(&imports);
+        let largest = circles.iter().map(Vec::len).max().unwrap_or(0);
+        println!(
+            "{name}: {} files, {arrows} imports, {} circles, the largest of {largest} files",
+            imports.len(),
+            circles.len()
+        );
+        let large = circles.into_iter().filter(|circle| circle.len() > CIRCLE_FILES_MAX);
+        too_large.extend(large.map(|circle| format!("{name}: {}", circle.join(", "))));
+    }
+    assert!(too_large.is_empty(), "files that import each other:\n{}", too_large.join("\n"));
 }
 
 #[test]

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use qga_protocol::Info;
 
-use crate::commands::file::Files;
 use crate::freeze::Freezer;
 use crate::limits::abandoned_commands::Stuck;
 use crate::limits::exclusive_lock::Exclusive;
 use crate::limits::memory_budget::Budget;
 use crate::process::client_programs::Programs;
+use crate::process::open_files::Files;
 use crate::startup::policy::Policy;
 use crate::system::root::Root;
 use crate::system::state_directory::State;

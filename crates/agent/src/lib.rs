@@ -29,19 +29,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use self::agent::Agent;
-use self::dispatch::handler;
 use self::freeze::hooks::Hooks;
 use self::freeze::linux::guardian;
 use self::freeze::{Freezer, freezer};
 use self::process::client_programs::Programs;
 use self::process::keeper;
 use self::process::supervisor::Supervisor;
-use self::session::queue;
 use self::startup::command_line::{Action, Environment};
-use self::startup::config::{Configuration, Failure, Method};
+use self::startup::config::{Configuration, Method};
 use self::startup::daemon::{self, Detached};
 use self::startup::pid_file::PidFile;
 use self::startup::policy::Policy;
+use self::system::blocking::STACK_BYTES;
+use self::system::error::StartFailure;
 use self::system::error::cause_text;
 use self::system::root::Root;
 use self::system::state_directory::State;
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
         return keeper::process::main();
     }
     qga_sys::allocator::give_back_large_buffers();
-    let names: Vec<&str> = handler::entries().map(|entry| entry.info.name).collect();
+    let names: Vec<&str> = commands::entries().map(|entry| entry.info.name).collect();
     let action = Action::from_arguments(std::env::args_os().skip(1), &Environment::of_process(), &names);
     let ended = match action {
         Ok(Action::Run(configuration)) => run(&configuration),
@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
     log::finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { text }) => {
+        Err(StartFailure { text }) => {
             eprintln!("qemu-ga: {text}");
             ExitCode::FAILURE
         }
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Serves until a signal ends it; returns earlier in the parent of a daemon, or if the start fails.
-fn run(configuration: &Configuration) -> Result<(), Failure> {
+fn run(configuration: &Configuration) -> Result<(), StartFailure> {
     if !configuration.daemon {
         return serve(configuration, None, || ()).map(|never| match never {});
     }
@@ -115,7 +115,7 @@ fn serve(
     configuration: &Configuration,
     pid_file: Option<PidFile>,
     ready: impl FnOnce(),
-) -> Result<Infallible, Failure> {
+) -> Result<Infallible, StartFailure> {
     // A log file may be on what an earlier agent has left frozen.
     let marker = state::frozen_marker(&configuration.statedir);
     log::hold(marker.symlink_metadata().is_ok());
@@ -125,20 +125,19 @@ fn serve(
     ready();
     agent.freezer.settle();
     let ending = Arc::clone(&agent);
-    let started =
-        std::thread::Builder::new().name("supervisor".to_owned()).stack_size(queue::STACK_BYTES).spawn(move || {
-            supervisor.run();
-            ending.freezer.end(&ending.root);
-            ending.programs.hand_over();
-            drop(pid_file);
-            if !log::finish() {
-                let_go();
-            }
-            std::process::exit(0);
-        });
-    started.map_err(|error| Failure::of("cannot start a thread", &error))?;
+    let started = std::thread::Builder::new().name("supervisor".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        supervisor.run();
+        ending.freezer.end(&ending.root);
+        ending.programs.hand_over();
+        drop(pid_file);
+        if !log::finish() {
+            let_go();
+        }
+        std::process::exit(0);
+    });
+    started.map_err(|error| StartFailure::of("cannot start a thread", &error))?;
     // On the process's first thread, so that the first client need not wait for another one to start.
-    channel.serve(&agent)
+    channel.serve(Box::new(move |outlet, first| session::serve(&agent, outlet, first)))
 }
 
 /// Lets go of the channel and the locks, which the next agent needs: a thread that hangs in a write may keep this process
@@ -146,7 +145,7 @@ fn serve(
 fn let_go() {
     const PATIENCE: std::time::Duration = std::time::Duration::from_millis(200);
     let (sender, receiver) = std::sync::mpsc::channel();
-    let closing = std::thread::Builder::new().stack_size(queue::STACK_BYTES).spawn(move || {
+    let closing = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
         #[cfg(target_os = "linux")]
         let _ = qga_sys::descriptor::let_go_of_all();
         let _ = sender.send(());
@@ -166,7 +165,7 @@ pub fn serve_recorded(root: Root, state_directory: &Path, client: UnixStream) ->
 }
 
 /// Opens everything that can fail, so that a start either succeeds or says what is wrong.
-fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Agent>), Failure> {
+fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Agent>), StartFailure> {
     for warning in &configuration.warnings {
         ::log::warn!("{warning}");
     }
@@ -176,7 +175,8 @@ fn prepare(configuration: &Configuration) -> Result<(Supervisor, Channel, Arc<Ag
     }
     let state = State::open(&configuration.statedir)?;
     let programs = Programs::default();
-    let supervisor = Supervisor::new(&programs).map_err(|error| Failure::of("cannot take over the signals", &error))?;
+    let supervisor =
+        Supervisor::new(&programs).map_err(|error| StartFailure::of("cannot take over the signals", &error))?;
     let channel = open_channel(configuration)?;
     // After the channel: an agent that cannot serve must not take a freeze over.
     let freezer = Freezer::new(freeze_settings(configuration), &Root::host());
@@ -206,26 +206,26 @@ fn freeze_settings(configuration: &Configuration) -> freezer::Settings {
     }
 }
 
-fn open_channel(configuration: &Configuration) -> Result<Channel, Failure> {
+fn open_channel(configuration: &Configuration) -> Result<Channel, StartFailure> {
     if configuration.socket_activation.is_some() {
         let socket = qga_sys::daemon::activated_socket()
-            .map_err(|error| Failure::of("Socket activation failed: no descriptor 3", &error))?;
+            .map_err(|error| StartFailure::of("Socket activation failed: no descriptor 3", &error))?;
         return Listener::passed(socket, configuration.vsock_peers.clone())
             .map(Channel::Listener)
-            .map_err(Failure::new);
+            .map_err(StartFailure::new);
     }
     let path = configuration.path.as_deref().unwrap_or_default();
     let device = |kind: Kind| {
         Device::open(kind, Path::new(path), configuration.retry_path).map(Channel::Device).map_err(|error| {
-            Failure::new(format!("error opening channel '{path}': {}{}", cause_text(&error), advice(kind, &error)))
+            StartFailure::new(format!("error opening channel '{path}': {}{}", cause_text(&error), advice(kind, &error)))
         })
     };
     match configuration.method {
         Method::VirtioSerial => device(Kind::Virtio),
         Method::IsaSerial => device(Kind::Serial),
-        Method::UnixListen => Listener::unix(Path::new(path)).map(Channel::Listener).map_err(Failure::new),
+        Method::UnixListen => Listener::unix(Path::new(path)).map(Channel::Listener).map_err(StartFailure::new),
         Method::VsockListen => {
-            Listener::vsock(path, configuration.vsock_peers.clone()).map(Channel::Listener).map_err(Failure::new)
+            Listener::vsock(path, configuration.vsock_peers.clone()).map(Channel::Listener).map_err(StartFailure::new)
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use crate::arguments::General;
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
+use crate::general_options::General;
 use crate::output::{WARNING, styled};
 use crate::target::{Selection, short_names};
 

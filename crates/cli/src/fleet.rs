@@ -7,9 +7,9 @@ use std::thread;
 
 use qga_client::Target;
 
-use crate::arguments::General;
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
+use crate::general_options::General;
 use crate::output::{BAD, GOOD, Page, styled};
 use crate::target::{Selection, short_names};
 use crate::visit::Visit;

@@ -13,6 +13,7 @@ mod confirm;
 mod exit_code;
 mod failure;
 mod fleet;
+mod general_options;
 mod interrupts;
 mod output;
 mod progress;
@@ -24,9 +25,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::arguments::{Arguments, Colour};
+use crate::arguments::Arguments;
 use crate::exit_code::Code;
 use crate::failure::Failure;
+use crate::general_options::Colour;
 use crate::output::{BAD, BOLD, FAINT, styled};
 
 fn main() -> ExitCode {

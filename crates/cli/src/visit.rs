@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use qga_client::{Agent, AnyAgent, Kind, Target, Timeouts};
 
-use crate::arguments::General;
 use crate::failure::{Failure, Result};
+use crate::general_options::General;
 use crate::output::Page;
 
 /// What a command has at hand for one target.

@@ -253,20 +253,6 @@ impl<T: Transport> Agent<T> {
         }
     }
 
-    /// Calls a command that the agent may lack: `None` if it is too old, another system's, or not allowed to serve it.
-    pub fn call_if_served<C>(&mut self, command: &C) -> Result<Option<C::Reply>, Error>
-    where
-        C: Command,
-        C::Reply: DeserializeOwned,
-    {
-        use crate::Kind::{CommandRefused, NoSuchCommand};
-        match self.call(command) {
-            Ok(reply) => Ok(Some(reply)),
-            Err(error) if matches!(error.kind(), NoSuchCommand | CommandRefused) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// How much the way to the agent carries at once.
     pub fn capacity(&self) -> Capacity {
         self.transport.capacity()

@@ -13,7 +13,7 @@ pub const FAMILY: Family = Family {
 };
 
 command! {
-    "guest-set-user-password", since "2.3", reply Nothing, rules { exclusive: true },
+    "guest-set-user-password", since "2.3", reply Nothing, rules { exclusive: true, secret: &["password"] },
     /// Sets a user's password.
     ///
     /// On Linux as chpasswd(8), on FreeBSD as `pw usermod`; Windows takes local accounts alone.
@@ -77,7 +77,7 @@ impl AuthorizedKeys {
 }
 
 command! {
-    "guest-ssh-add-authorized-keys", since "5.2", reply Nothing, rules { exclusive: true },
+    "guest-ssh-add-authorized-keys", since "5.2", reply Nothing, rules { exclusive: true, secret: &["keys"] },
     /// Adds public keys to those that may log in as a user by SSH; file as in `guest-ssh-get-authorized-keys`.
     ///
     /// A key that is there already is not added again; other lines stay as they are. The file, and `.ssh` with it, is
@@ -97,7 +97,7 @@ command! {
 }
 
 command! {
-    "guest-ssh-remove-authorized-keys", since "5.2", reply Nothing, rules { exclusive: true },
+    "guest-ssh-remove-authorized-keys", since "5.2", reply Nothing, rules { exclusive: true, secret: &["keys"] },
     /// Removes public keys from those that may log in as a user by SSH; file as in `guest-ssh-get-authorized-keys`.
     ///
     /// Every line that `guest-ssh-get-authorized-keys` returns as a key is removed, and so is every line with the same key

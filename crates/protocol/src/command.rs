@@ -47,6 +47,14 @@ pub struct Rules {
     pub immediate: bool,
     /// Changes the machine's state: holds the agent's one exclusive lock while it runs.
     pub exclusive: bool,
+    /// Finds out on a channel with a past who answers: it is answered even while another command of the client hangs.
+    pub resynchronises: bool,
+    /// Its reply begins with the byte 0xFF.
+    pub delimited: bool,
+    /// Ends a freeze: that it was asked for is known before its turn comes.
+    pub ends_freeze: bool,
+    /// The arguments, by their names on the wire, whose values no log may show: secrets, and what clients transfer.
+    pub secret: &'static [&'static str],
     /// Where the original has it.
     pub platforms: Platforms,
 }
@@ -58,6 +66,10 @@ impl Rules {
         while_frozen: false,
         immediate: false,
         exclusive: false,
+        resynchronises: false,
+        delimited: false,
+        ends_freeze: false,
+        secret: &[],
         platforms: Platforms::ALL,
     };
 }
@@ -82,20 +94,6 @@ impl Platforms {
     pub const WINDOWS: Self = Self { linux: false, windows: true, bsd: false };
     /// Linux and Windows, not BSD.
     pub const NOT_BSD: Self = Self { linux: true, windows: true, bsd: false };
-    /// Linux and BSD, not Windows.
-    pub const NOT_WINDOWS: Self = Self { linux: true, windows: false, bsd: true };
-
-    /// Whether the original has the command on the system that this code is compiled for.
-    #[must_use]
-    pub const fn include_this_one(self) -> bool {
-        if cfg!(target_os = "linux") {
-            self.linux
-        } else if cfg!(windows) {
-            self.windows
-        } else {
-            self.bsd
-        }
-    }
 }
 
 /// One argument of a command.

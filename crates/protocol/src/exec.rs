@@ -16,7 +16,7 @@ use crate::{command, enumeration, object};
 pub const FAMILY: Family = Family { name: "exec", commands: &[Exec::INFO, Status::INFO] };
 
 command! {
-    "guest-exec", since "2.5", reply ExecStarted,
+    "guest-exec", since "2.5", reply ExecStarted, rules { secret: &["env", "input-data"] },
     /// Starts a program and returns its process id as soon as it runs.
     ///
     /// No shell is involved: ask for one (`/bin/sh`, `-c`, ...) where its syntax is wanted. The program runs as the

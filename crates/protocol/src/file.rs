@@ -70,7 +70,7 @@ object! {
 }
 
 command! {
-    "guest-file-write", since "0.15.0", reply FileWrite,
+    "guest-file-write", since "0.15.0", reply FileWrite, rules { secret: &["buf-b64"] },
     /// Writes to a file at its current position, or at its end in an append mode.
     ///
     /// The bytes have left the agent when the reply comes; `guest-file-flush` has nothing left to do.

@@ -66,7 +66,7 @@ command! {
 }
 
 command! {
-    "guest-fsfreeze-thaw", since "0.15.0", reply i64, rules { while_frozen: true },
+    "guest-fsfreeze-thaw", since "0.15.0", reply i64, rules { while_frozen: true, ends_freeze: true },
     /// Thaws all frozen file systems and returns how many it thawed.
     ///
     /// What the agent has frozen is thawed, and nothing that others have. A thaw while nothing is frozen is no error and

@@ -67,3 +67,29 @@ pub const FAMILIES: &[Family] = &[
 pub fn commands() -> impl Iterator<Item = &'static Info> {
     FAMILIES.iter().flat_map(|family| family.commands)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::commands;
+
+    #[test]
+    fn secrets_are_arguments_that_their_command_has() {
+        for info in commands() {
+            for secret in info.rules.secret {
+                let is_there = info.arguments.iter().any(|argument| argument.name() == *secret);
+                assert!(is_there, "{} has no argument {secret}", info.name);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_called_a_password_or_carries_bytes_is_a_secret() {
+        for info in commands() {
+            for argument in info.arguments {
+                let name = argument.name();
+                let must_be = name.contains("password") || name.contains("key") || name.ends_with("b64");
+                assert!(!must_be || info.rules.secret.contains(&&*name), "{}: {name}", info.name);
+            }
+        }
+    }
+}

@@ -14,7 +14,8 @@ pub const FAMILY: Family =
     Family { name: "session", commands: &[SyncDelimited::INFO, Sync::INFO, Ping::INFO, GetInfo::INFO] };
 
 command! {
-    "guest-sync-delimited", since "1.1", reply i64, rules { while_frozen: true, immediate: true },
+    "guest-sync-delimited", since "1.1", reply i64,
+    rules { while_frozen: true, immediate: true, resynchronises: true, delimited: true },
     /// Returns the number it was given, and marks the start of the reply.
     ///
     /// The byte 0xFF, which occurs in no message, is sent directly before the reply: a client that has just connected
@@ -29,7 +30,7 @@ command! {
 }
 
 command! {
-    "guest-sync", since "0.15.0", reply i64, rules { while_frozen: true, immediate: true },
+    "guest-sync", since "0.15.0", reply i64, rules { while_frozen: true, immediate: true, resynchronises: true },
     /// Returns the number it was given.
     ///
     /// A client that has just connected drops every reply until the one with its own number. This does not help when

@@ -16,7 +16,7 @@ pub mod end;
 pub mod filesystem;
 #[cfg(unix)]
 pub mod init;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "lease"))]
 pub mod lease;
 #[cfg(target_os = "linux")]
 pub mod loop_device;

@@ -17,9 +17,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::dispatch::Call;
 use crate::dispatch::handler::{Entry, Outcome, Run, family};
-use crate::process::client_programs::{self, Exit, Input, Started};
+use crate::process::child::Exit;
+use crate::process::client_programs::{Input, Started};
 use crate::process::environment;
 use crate::process::keeper;
+use crate::process::kept_output;
 use crate::process::kept_output::Output;
 use crate::system::c_string::c_text as text;
 use crate::system::error::{Error, cause_text};
@@ -164,7 +166,7 @@ impl Run for Status {
         let status = pid.and_then(|pid| call.agent.programs.status(pid).or_else(|| keeper::ask(pid)));
         let reply = match status {
             None => return Err(Error::new(format!("PID {} does not exist", self.pid))),
-            Some(client_programs::Status::Running) => ExecStatus {
+            Some(kept_output::Status::Running) => ExecStatus {
                 exited: false,
                 exitcode: None,
                 signal: None,
@@ -173,7 +175,7 @@ impl Run for Status {
                 out_truncated: None,
                 err_truncated: None,
             },
-            Some(client_programs::Status::Ended(exit, [out, err])) => {
+            Some(kept_output::Status::Ended(exit, [out, err])) => {
                 let failed = |error| Error::io(format!("the output of program {} is lost", self.pid), &error);
                 let data = |output: Output| -> Result<Option<Base64>, Error> {
                     let bytes = output.into_bytes().map_err(failed)?;

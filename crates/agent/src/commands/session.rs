@@ -4,7 +4,7 @@ use qga_protocol::Nothing;
 use qga_protocol::session::{AgentInfo, CommandInfo, GetInfo, Ping, Sync, SyncDelimited};
 
 use crate::dispatch::Call;
-use crate::dispatch::handler::{self, Entry, Outcome, Run, family};
+use crate::dispatch::handler::{Entry, Outcome, Run, family};
 use crate::system::error::Error;
 use crate::system::log::audit;
 
@@ -41,7 +41,7 @@ impl Run for GetInfo {
             success_response: entry.info.rules.success_response,
         };
         // The original lists them last first.
-        let supported_commands = handler::entries().rev().map(command).collect();
+        let supported_commands = super::entries().rev().map(command).collect();
         Ok(AgentInfo { version: VERSION.to_owned(), supported_commands }.into())
     }
 }

@@ -3,20 +3,22 @@
 //! In this order: is the command known; is it enabled; do too many hang already; the arguments; the agent's exclusive lock
 //! for commands that change the machine; the command itself, guarded against its own panics; the answer or the error.
 
+pub mod answer;
 pub mod handler;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use qga_protocol::Info;
 use qga_protocol::message::{Reply, Request, clip};
-use qga_protocol::{Command, Info, session::SyncDelimited};
 
 use self::handler::Entry;
 use crate::agent::Agent;
+use crate::dispatch::answer::Answer;
 use crate::limits::exclusive_lock::Held;
 use crate::system::error::Error;
 use crate::system::log::audit;
-use crate::transport::line_writer::{Answer, Voice};
+use crate::transport::line_writer::Voice;
 
 /// How long a command that changes the machine waits for another one to end.
 const EXCLUSIVE_WAIT: Duration = Duration::from_secs(10);
@@ -51,23 +53,19 @@ impl Call<'_> {
     }
 }
 
-/// Answers a request: by its command's result or by an error.
-pub fn answer(agent: &Agent, request: &Request, voice: &Voice) {
-    let failed = match find(agent, request) {
-        Ok(entry) => serve(agent, entry, request, voice),
-        Err(error) => Err(error),
-    };
+/// Answers a request, by its command's result or by an error. `entry` is the command of that name, if there is one.
+pub fn answer(agent: &Agent, entry: Option<&Entry>, request: &Request, voice: &Voice) {
+    let failed = admit(agent, entry, request).and_then(|entry| serve(agent, entry, request, voice));
     if let Err(error) = failed {
         log::info!("{} failed: {}", clip(&request.name()), error.desc);
         voice.send(&Reply::error(error.class, &error.desc, request.id().as_ref()));
     }
 }
 
-/// The command of a request, if it is one and may run now.
-fn find(agent: &Agent, request: &Request) -> Result<&'static Entry, Error> {
-    let name = request.name();
-    let Some(entry) = handler::find(&name) else {
-        return Err(Error::command_not_found(format!("The command {} has not been found", clip(&name))));
+/// The command, if there is one and it may run now.
+fn admit<'a>(agent: &Agent, entry: Option<&'a Entry>, request: &Request) -> Result<&'a Entry, Error> {
+    let Some(entry) = entry else {
+        return Err(Error::command_not_found(format!("The command {} has not been found", clip(&request.name()))));
     };
     let Some(why_not) = agent.why_not(entry.info) else { return Ok(entry) };
     audit(format_args!("{} refused: {why_not}", entry.info.name));
@@ -81,9 +79,8 @@ fn refusal(info: &Info, why_not: &str) -> Error {
 /// Runs a command and sends its result.
 fn serve(agent: &Agent, entry: &Entry, request: &Request, voice: &Voice) -> Result<(), Error> {
     let call = Call { agent, voice };
-    let delimited = entry.info.name == SyncDelimited::INFO.name;
-    let answer = Answer::new(voice, request.id(), delimited, entry.info.rules.success_response);
     let rules = entry.info.rules;
+    let answer = Answer::new(voice, request.id(), rules.delimited, rules.success_response);
     // What may run while frozen may be the way out: others must not keep it out.
     let running = if rules.while_frozen { &agent.stuck_ways_out } else { &agent.stuck };
     let _admitted = if rules.immediate { None } else { Some(running.admit(entry.info.name, voice.silenced())?) };

@@ -10,8 +10,9 @@ use qga_protocol::message::{Reply, Request};
 use qga_protocol::session::Ping;
 use qga_protocol::stream::{Decoder, Event};
 
-use super::{Error, Voice, answer, serve};
+use super::{Error, Voice, serve};
 use crate::agent::Agent;
+use crate::dispatch::answer::Answer;
 use crate::dispatch::handler::Entry;
 use crate::freeze::{Freezer, freezer};
 use crate::process::client_programs::Programs;
@@ -19,7 +20,7 @@ use crate::startup::policy::Policy;
 use crate::system::root::Root;
 use crate::system::state_directory::{State, frozen_marker};
 use crate::transport::Link;
-use crate::transport::line_writer::{Answer, Outlet};
+use crate::transport::line_writer::Outlet;
 
 /// An agent with nobody but us to talk to, and our end of the talk.
 fn agent() -> (Agent, Voice, UnixStream) {
@@ -30,6 +31,11 @@ fn agent() -> (Agent, Voice, UnixStream) {
     let settings = freezer::Settings::of_recorded(frozen_marker(directory.path()));
     let freezer = Freezer::new(settings, &Root::at(directory.path()));
     (Agent::new(Policy::default(), state, Programs::default(), freezer), voice, ours)
+}
+
+/// Answers a request as a session does.
+fn answer(agent: &Agent, request: &Request, voice: &Voice) {
+    super::answer(agent, crate::commands::find(&request.name()), request, voice);
 }
 
 fn request(text: &str) -> Request {

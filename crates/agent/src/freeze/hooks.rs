@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use super::journal::Journal;
 use super::machine::{HOOK, HookState, HookStep};
 use super::record::Record;
-use crate::process::client_programs::Exit;
+use crate::process::child::Exit;
 use crate::process::system_tool::{Ended, Tool};
 use crate::startup::config::DEFAULT_FSFREEZE_HOOK_DIR;
 use crate::system::error::{Error, cause_text};
@@ -253,13 +253,19 @@ impl Hooks {
             Err(error)
         };
         log::info!("fsfreeze hook '{}' {} begins", hook.display(), verb.word());
-        let ended =
-            match Tool::at(root.path(hook)).run_unless(cancelled, record, &[verb.word()], b"", self.patience_each) {
-                Ok(ended) => ended,
-                Err(error) => {
-                    return (false, failed(&format!("failed to exec '{}': {}", hook.display(), cause_text(&error))));
-                }
-            };
+        let mark = record.map(Record::mark);
+        let ended = match Tool::at(root.path(hook)).run_unless(
+            cancelled,
+            mark.as_ref(),
+            &[verb.word()],
+            b"",
+            self.patience_each,
+        ) {
+            Ok(ended) => ended,
+            Err(error) => {
+                return (false, failed(&format!("failed to exec '{}': {}", hook.display(), cause_text(&error))));
+            }
+        };
         tell_output(hook, verb, &ended);
         let output = shortened(&ended.output);
         let or_output = |text: &str| if output.is_empty() { text.to_owned() } else { output.to_owned() };

@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use qga_sys::spawn::{Mark, Program};
+use qga_sys::spawn::Mark;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::process::{Pid, Signal, getpgid, getpgrp, kill_process_group};
 
@@ -68,9 +68,9 @@ impl Record {
         }
     }
 
-    /// Starts the hook.
-    pub fn start(&self, program: &Program<'_>) -> io::Result<i32> {
-        program.start_marked(&Mark { emptied: &self.name, inherited: self.file.as_fd() })
+    /// What a hook that is started leaves in it.
+    pub fn mark(&self) -> Mark<'_> {
+        Mark { emptied: &self.name, inherited: self.file.as_fd() }
     }
 
     /// The hook has ended.
@@ -152,7 +152,7 @@ mod tests {
         let nothing = File::options().read(true).write(true).open("/dev/null").unwrap();
         let streams = [nothing.as_fd(), nothing.as_fd(), nothing.as_fd()];
         let program = Program { file: c"/bin/sh", arguments: &arguments, environment: &[], streams };
-        Pid::from_raw(record.start(&program).unwrap()).unwrap()
+        Pid::from_raw(program.start_marked(&record.mark()).unwrap()).unwrap()
     }
 
     #[test]

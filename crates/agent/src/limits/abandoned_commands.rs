@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::session::progress::TICK;
+use crate::limits::TICK;
 use crate::system::error::Error;
 
 /// Commands that run although nobody waits for them any more, before no further one is started.

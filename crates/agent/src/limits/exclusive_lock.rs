@@ -5,7 +5,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::session::progress::TICK;
+use crate::limits::TICK;
 use crate::system::error::Error;
 
 /// The lock.

@@ -10,13 +10,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait, waitpid};
 
-use crate::process::client_programs::Exit;
-
 /// Ends that are kept, orphans' among them, which nobody asks for. Whoever waits for a child of the agent's looks for it
 /// more often than so many processes end.
 const KEPT_MAX: usize = 4096;
 /// Ends that are taken notice of in one go.
 const REAPED_MAX: usize = 512;
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
 
 /// The ends that the kernel has told, the oldest first.
 static ENDS: Mutex<VecDeque<(Pid, WaitStatus)>> = Mutex::new(VecDeque::new());

@@ -8,28 +8,22 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use super::child::Exit;
+use super::kept_output::{OUTPUT_BYTES_MAX, Output, PIPE_BYTES, RESULT_AGE, STREAM_BYTES_MAX, Status};
 use crate::limits::memory_budget::{Budget, Hold};
 use crate::process::child;
 use crate::process::keeper::{self, Unfetched, Ward};
-use crate::process::kept_output::{Output, STREAM_BYTES_MAX};
 use crate::system::error::Error;
 
-/// Most bytes kept of all programs together.
-pub const OUTPUT_BYTES_MAX: usize = 128 << 20;
 /// Programs that run or whose results nobody has fetched.
 const PROGRAMS_MAX: usize = 512;
 /// Programs that run with pipes at once: three descriptors each, of the 1024 that a process usually may have.
 const PIPED_PROGRAMS_MAX: usize = 128;
-/// A result that nobody has fetched for this long makes room if room is needed.
-pub const RESULT_AGE: Duration = Duration::from_hours(1);
-
-/// Bytes taken from a pipe in one go: what a pipe holds.
-pub const PIPE_BYTES: usize = 64 << 10;
 /// The largest pipe that the system usually allows.
 const LARGE_PIPE_BYTES: usize = 1 << 20;
 
@@ -112,15 +106,6 @@ impl Input {
     }
 }
 
-/// How a program ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// By itself, with this code.
-    Code(i32),
-    /// By this signal.
-    Signal(i32),
-}
-
 /// A program that has just been started, with our ends of its pipes, which do not block.
 pub struct Started {
     /// The process.
@@ -139,15 +124,6 @@ pub enum Waiting {
     ToRead(Arc<OwnedFd>),
     /// Takes something, or breaks.
     ToWrite(Arc<OwnedFd>),
-}
-
-/// What a client is told of a program.
-#[derive(Debug)]
-pub enum Status {
-    /// It has not ended.
-    Running,
-    /// It has: how, if that could be learned, and what was kept of its output.
-    Ended(Option<Exit>, [Output; 2]),
 }
 
 impl Programs {

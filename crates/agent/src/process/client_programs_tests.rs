@@ -1,6 +1,8 @@
 //! The table's limits, on output and on programs; the programs themselves are run by the compliance suite.
 
-use super::{Duration, Exit, Instant, OUTPUT_BYTES_MAX, PROGRAMS_MAX, Programs, RESULT_AGE};
+use std::time::Duration;
+
+use super::{Exit, Instant, OUTPUT_BYTES_MAX, PROGRAMS_MAX, Programs, RESULT_AGE};
 use super::{Started, Status};
 
 /// A program without a process of ours. Asked for its end the system knows none; `end` says how it ended.

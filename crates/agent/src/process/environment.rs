@@ -8,9 +8,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::OnceLock;
 
-use crate::startup::command_line::ACTIVATION_VARIABLES;
 use crate::system::root::Root;
 
+/// The variables of socket activation: they speak of this process, so children must not inherit them.
+pub const ACTIVATION_VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 /// What a login sets, in the order of [`Login`].
 const LOGIN_VARIABLES: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
 /// The shell of a user whose line names none, as passwd(5) has it.

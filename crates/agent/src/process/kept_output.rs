@@ -7,11 +7,29 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 
+use super::child::Exit;
+
 /// Most bytes kept of one stream of one program; the rest is read and dropped.
 pub const STREAM_BYTES_MAX: usize = 16 << 20;
+/// Most bytes kept of all programs together.
+pub const OUTPUT_BYTES_MAX: usize = 128 << 20;
+/// A result that nobody has fetched for this long makes room if room is needed.
+pub const RESULT_AGE: Duration = Duration::from_hours(1);
+/// Bytes taken from a pipe in one go: what a pipe holds.
+pub const PIPE_BYTES: usize = 64 << 10;
+
+/// What a client is told of a program.
+#[derive(Debug)]
+pub enum Status {
+    /// It has not ended.
+    Running,
+    /// It has: how, if that could be learned, and what was kept of its output.
+    Ended(Option<Exit>, [Output; 2]),
+}
 
 /// What was kept of a stream.
 #[derive(Debug, Default)]

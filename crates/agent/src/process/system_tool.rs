@@ -13,15 +13,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use qga_sys::spawn::{Mark, Program};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::freeze::record::Record;
 use crate::process::child;
-use crate::process::client_programs::Exit;
+use crate::process::child::Exit;
 use crate::process::environment;
 use crate::process::keeper;
 use crate::system::root::Root;
@@ -96,11 +96,11 @@ impl Tool {
         self.run_unless(&|| false, None, arguments, input, patience)
     }
 
-    /// As [`run`](Self::run), but kills it as soon as it is `cancelled`, and notes in a record that it was started.
+    /// As [`run`](Self::run), but kills it as soon as it is `cancelled`, and leaves a mark of its start.
     pub fn run_unless(
         &self,
         cancelled: &dyn Fn() -> bool,
-        record: Option<&Record>,
+        mark: Option<&Mark<'_>>,
         arguments: &[&str],
         input: &[u8],
         patience: Duration,
@@ -125,8 +125,8 @@ impl Tool {
         let file = text(self.file.as_os_str())?;
         let streams = [stdin.as_fd(), theirs.as_fd(), theirs.as_fd()];
         let start = |file: &CStr, arguments: &[CString]| {
-            let program = qga_sys::spawn::Program { file, arguments, environment: &environment, streams };
-            record.map_or_else(|| program.start(), |record| record.start(&program))
+            let program = Program { file, arguments, environment: &environment, streams };
+            mark.map_or_else(|| program.start(), |mark| program.start_marked(mark))
         };
         let pid = match start(&file, &arguments) {
             Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {

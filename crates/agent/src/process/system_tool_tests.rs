@@ -1,5 +1,5 @@
 use super::{Ended, OUTPUT_BYTES_MAX, Tool};
-use crate::process::client_programs::Exit;
+use crate::process::child::Exit;
 use crate::system::root::Root;
 use std::fs;
 use std::process::Command;

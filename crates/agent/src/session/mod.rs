@@ -6,18 +6,17 @@
 pub mod progress;
 pub mod queue;
 pub mod reader;
+mod redact;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use qga_protocol::Command;
-use qga_protocol::message::Request;
-use qga_protocol::session::{Sync, SyncDelimited};
+use qga_protocol::message::{Refusal, Request};
 use qga_protocol::stream::Event;
-use qga_protocol::value::{Kind, Value};
 
 use crate::agent::Agent;
-use crate::dispatch::handler;
+use crate::commands;
+use crate::dispatch::handler::Entry;
 use crate::session::queue::{Lane, Lent};
 use crate::session::reader::{Arrival, Intake};
 use crate::transport::line_writer::Outlet;
@@ -36,11 +35,12 @@ pub fn serve(agent: &Arc<Agent>, outlet: &Arc<Outlet>, first: &[u8]) -> std::io:
             Arrival::Nothing => continue,
             Arrival::End(end) => break end,
         };
-        if matches!(&event, Event::Request(request) if is_sync(request)) && !lane.settles() {
+        let message = Message::from(event);
+        if message.resynchronises() && !lane.settles() {
             lane.give_up();
             lane = Lane::new(agent, lane.voice.sibling());
         }
-        let Some(job) = lane.receive(event) else { continue };
+        let Some(job) = lane.receive(message) else { continue };
         if !lane.is_idle() {
             lane.push(job);
             continue;
@@ -60,38 +60,36 @@ pub fn serve(agent: &Arc<Agent>, outlet: &Arc<Outlet>, first: &[u8]) -> std::io:
     end
 }
 
-fn is_sync(request: &Request) -> bool {
-    let name = handler::find(&request.name()).map(|entry| entry.info.name);
-    name.is_some_and(|name| name == SyncDelimited::INFO.name || name == Sync::INFO.name)
+/// A request and its command.
+pub struct Asked {
+    /// The request.
+    pub request: Request,
+    /// Its command: looked up here, once. None if there is none of that name.
+    pub entry: Option<&'static Entry>,
 }
 
-/// A request as the log shows it: no secrets, no payloads.
-pub struct Shown<'a>(pub &'a Request);
+/// What came from a client.
+pub enum Message {
+    /// A request.
+    Request(Asked),
+    /// Something else, and what is said of it.
+    Refused(Refusal),
+}
 
-impl std::fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        const VALUE_BYTES_SHOWN: usize = 80;
-        write!(f, "{{\"execute\":\"{}\",\"arguments\":{{", qga_protocol::message::clip(&self.0.name()))?;
-        for (index, (name, value)) in self.0.argument_values().members().take(20).enumerate() {
-            let separator = if index > 0 { "," } else { "" };
-            let secret = matches!(&*name, "password" | "input-data" | "buf-b64" | "keys" | "env");
-            let text = String::from_utf8_lossy(value.text());
-            write!(f, "{separator}\"{}\":", qga_protocol::message::clip(&name))?;
-            if secret || text.len() > VALUE_BYTES_SHOWN {
-                write!(f, "<{} of {} bytes>", noun(value), text.len())?;
-            } else {
-                f.write_str(&text)?;
+impl From<Event> for Message {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Request(request) => {
+                let entry = commands::find(&request.name());
+                Self::Request(Asked { request, entry })
             }
+            Event::Refused(refusal) => Self::Refused(refusal),
         }
-        f.write_str("}}")
     }
 }
 
-fn noun(value: Value<'_>) -> &'static str {
-    match value.kind() {
-        Kind::Text => "text",
-        Kind::List => "list",
-        Kind::Object => "object",
-        Kind::Null | Kind::Boolean | Kind::Number => "value",
+impl Message {
+    fn resynchronises(&self) -> bool {
+        matches!(self, Self::Request(Asked { entry: Some(entry), .. }) if entry.info.rules.resynchronises)
     }
 }

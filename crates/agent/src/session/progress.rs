@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::thread::Pid;
 
-/// How often a watched command is looked at.
-pub const TICK: Duration = Duration::from_millis(50);
+pub use crate::limits::TICK;
+
 /// A command that has got nowhere for this long counts as stuck. Many disks take hundreds of milliseconds for a write now
 /// and then; clients wait for a synchronisation for some seconds.
 pub const STUCK: Duration = Duration::from_secs(1);

@@ -13,19 +13,17 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use qga_protocol::Command;
-use qga_protocol::fsfreeze::Thaw;
-use qga_protocol::message::{ErrorClass, Id, Reply, Request, clip};
-use qga_protocol::stream::Event;
+use qga_protocol::message::{ErrorClass, Id, Reply, clip};
 use rustix::thread::Pid;
 
 use crate::agent::Agent;
 use crate::dispatch;
-use crate::dispatch::handler;
 use crate::limits::memory_budget::Hold;
-use crate::session::Shown;
 use crate::session::progress::{self, Progress, STUCK, TICK, Watch};
 use crate::session::reader::{Arrival, Intake};
+use crate::session::redact::Shown;
+use crate::session::{Asked, Message};
+use crate::system::blocking::STACK_BYTES;
 use crate::transport::line_writer::Voice;
 
 /// Bytes of requests that may wait behind the running one before the reader waits too.
@@ -40,13 +38,10 @@ const JOB_BYTES: usize = 256;
 const WORKER_IDLE: Duration = Duration::from_secs(10);
 /// A command that takes longer than this is not waited for with reading on.
 const LOAN_PATIENCE: Duration = Duration::from_millis(20);
-/// Enough for any command; recursion is bounded and large data is on the heap.
-pub const STACK_BYTES: usize = 256 << 10;
-
 /// Something to be answered in its turn.
 pub enum Job {
     /// A request, with the memory it holds.
-    Request(Request, Hold),
+    Request(Asked, Hold),
     /// An answer that was ready when the message was read.
     Reply(Reply),
 }
@@ -54,7 +49,7 @@ pub enum Job {
 impl Job {
     fn name(&self) -> String {
         match self {
-            Self::Request(request, _) => clip(&request.name()).to_owned(),
+            Self::Request(asked, _) => clip(&asked.request.name()).to_owned(),
             Self::Reply(_) => "an error reply".to_owned(),
         }
     }
@@ -62,7 +57,7 @@ impl Job {
     fn bytes(&self) -> usize {
         JOB_BYTES
             + match self {
-                Self::Request(request, _) => request.text_bytes(),
+                Self::Request(asked, _) => asked.request.text_bytes(),
                 Self::Reply(reply) => reply.as_bytes().len(),
             }
     }
@@ -207,13 +202,13 @@ impl Lane {
     }
 
     /// Answers a message at once, if that cannot block and nothing is before it. Else returns what has to wait.
-    pub fn receive(&self, event: Event) -> Option<Job> {
-        let request = match event {
-            Event::Refused(refusal) if refusal.answers_a_reply() => {
+    pub fn receive(&self, message: Message) -> Option<Job> {
+        let asked = match message {
+            Message::Refused(refusal) if refusal.answers_a_reply() => {
                 self.voice.note_echo();
                 return None;
             }
-            Event::Refused(refusal) => {
+            Message::Refused(refusal) => {
                 log::debug!("bad input: {}", refusal.desc);
                 let reply = refusal.reply();
                 if !self.is_idle() {
@@ -222,22 +217,22 @@ impl Lane {
                 self.voice.send(&reply);
                 return None;
             }
-            Event::Request(request) => request,
+            Message::Request(asked) => asked,
         };
         if log::log_enabled!(log::Level::Debug) {
-            log::debug!("read data, count: {}, data: {}", request.text_bytes(), Shown(&request));
+            log::debug!("read data, count: {}, data: {}", asked.request.text_bytes(), Shown(&asked));
         }
-        let info = handler::find(&request.name()).map(|entry| entry.info);
-        if info.is_some_and(|info| info.name == Thaw::INFO.name && self.agent.why_not(info).is_none()) {
+        let info = asked.entry.map(|entry| entry.info);
+        if info.is_some_and(|info| info.rules.ends_freeze && self.agent.why_not(info).is_none()) {
             let _ = self.agent.freezer.note_thaw_wish();
         }
         if info.is_none_or(|info| info.rules.immediate) && self.is_idle() {
-            dispatch::answer(&self.agent, &request, &self.voice);
+            dispatch::answer(&self.agent, asked.entry, &asked.request, &self.voice);
             return None;
         }
         let mut hold = self.agent.budget.hold();
-        hold.resize(request.text_bytes());
-        Some(Job::Request(request, hold))
+        hold.resize(asked.request.text_bytes());
+        Some(Job::Request(asked, hold))
     }
 
     /// Gives an idle lane a job, and its worker the intake to read on. Returns when the worker has no use for it any more,
@@ -284,10 +279,10 @@ impl Lane {
             }
         }
         if state.refusing {
-            if let Job::Request(request, _) = &job {
+            if let Job::Request(asked, _) = &job {
                 job = Job::Reply(failure(
                     "too many requests wait behind a command that gets nowhere: this one was dropped",
-                    request.id().as_ref(),
+                    asked.request.id().as_ref(),
                 ));
             }
             if state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX + REFUSAL_BYTES_MAX {
@@ -305,7 +300,7 @@ impl Lane {
                 Err(error) => {
                     // Without a worker nothing else was in the queue, so the answer keeps its place.
                     let id = match state.queue.pop_back() {
-                        Some(Job::Request(request, _)) => request.id(),
+                        Some(Job::Request(asked, _)) => asked.request.id(),
                         _ => None,
                     };
                     state.queued_bytes = 0;
@@ -370,10 +365,10 @@ impl Lane {
                 Job::Reply(reply) => {
                     self.voice.send(&reply);
                 }
-                Job::Request(request, hold) => {
-                    let is_large = request.text_bytes() >= LARGE_REQUEST_BYTES;
-                    dispatch::answer(&self.agent, &request, &self.voice);
-                    drop((request, hold));
+                Job::Request(asked, hold) => {
+                    let is_large = asked.request.text_bytes() >= LARGE_REQUEST_BYTES;
+                    dispatch::answer(&self.agent, asked.entry, &asked.request, &self.voice);
+                    drop((asked, hold));
                     if is_large {
                         qga_sys::allocator::give_back_free_memory();
                     }
@@ -418,7 +413,7 @@ impl Lane {
         let lent = loop {
             match intake.next(Some(WORKER_IDLE)) {
                 Arrival::Message(event) => {
-                    let Some(job) = self.receive(event) else { continue };
+                    let Some(job) = self.receive(Message::from(event)) else { continue };
                     self.voice.set_busy(true);
                     let mut state = self.lock();
                     state.begin(&job);

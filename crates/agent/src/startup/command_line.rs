@@ -5,19 +5,16 @@
 //! original: first which configuration file to read, then everything from left to right, acting at once on `--version`,
 //! `--help`, `--block-rpcs help` and on what is wrong.
 
-pub use crate::startup::config::Failure;
 use crate::startup::config::{
     Configuration, DEFAULT_CONFIG_PATH, DEFAULT_FSFREEZE_HOOK, DEFAULT_PIDFILE, DEFAULT_STATEDIR, Given, Key, Method,
     Origin, Settings,
 };
 use crate::startup::policy;
+pub use crate::system::error::StartFailure;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// The variables of socket activation: they speak of this process, so children must not inherit them.
-pub const ACTIVATION_VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// Whether an option takes a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,7 +276,7 @@ impl Environment {
     }
 
     /// The method of the socket that the service manager handed over, if it did so to this very process.
-    fn activated(&self) -> Result<Option<Method>, Failure> {
+    fn activated(&self) -> Result<Option<Method>, StartFailure> {
         let number = |text: &Option<OsString>| text.as_ref()?.to_str()?.parse::<u32>().ok();
         if number(&self.listen_pid) != Some(self.own_pid) {
             return Ok(None);
@@ -288,12 +285,14 @@ impl Environment {
             None | Some(0) => Ok(None),
             Some(1) => match (self.activated_method)() {
                 Ok(Some(method)) => Ok(Some(method)),
-                Ok(None) => Err(Failure::new(
+                Ok(None) => Err(StartFailure::new(
                     "socket activation: descriptor 3 is not a listening unix or vsock socket, the only ones served",
                 )),
-                Err(error) => Err(Failure::of("socket activation: descriptor 3 is not a socket to listen on", &error)),
+                Err(error) => {
+                    Err(StartFailure::of("socket activation: descriptor 3 is not a socket to listen on", &error))
+                }
             },
-            Some(count) => Err(Failure::new(format!(
+            Some(count) => Err(StartFailure::new(format!(
                 "socket activation: LISTEN_FDS is {count}, but the agent listens on one socket only"
             ))),
         }
@@ -329,7 +328,7 @@ impl Action {
         arguments: impl Iterator<Item = OsString>,
         environment: &Environment,
         commands: &[&str],
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, StartFailure> {
         let given = split(arguments);
         let named = given.iter().rev().flatten().find(|given| given.option.effect == Effect::Config);
         let mut settings = match (named.and_then(|given| given.value.as_ref()), &environment.config_path) {
@@ -358,7 +357,7 @@ impl Action {
                         return Ok(Self::Print(commands.join("\n") + "\n"));
                     }
                     let text = value.into_string().map_err(|value| {
-                        Failure::new(format!(
+                        StartFailure::new(format!(
                             "{origin}: the value '{}' is not UTF-8",
                             value.to_string_lossy().escape_debug()
                         ))
@@ -387,7 +386,7 @@ struct GivenOption {
 }
 
 /// The line as options; what is wrong stands where it was found, as what is left of it still counts.
-fn split(arguments: impl Iterator<Item = OsString>) -> Vec<Result<GivenOption, Failure>> {
+fn split(arguments: impl Iterator<Item = OsString>) -> Vec<Result<GivenOption, StartFailure>> {
     let mut parser = lexopt::Parser::from_args(arguments);
     parser.set_short_equals(false);
     let mut all = Vec::new();
@@ -397,7 +396,7 @@ fn split(arguments: impl Iterator<Item = OsString>) -> Vec<Result<GivenOption, F
             Ok(Some(argument)) => argument,
             Ok(None) => return all,
             Err(error) => {
-                all.push(Err(Failure::new(error.to_string())));
+                all.push(Err(StartFailure::new(error.to_string())));
                 continue;
             }
         };
@@ -432,10 +431,10 @@ fn split(arguments: impl Iterator<Item = OsString>) -> Vec<Result<GivenOption, F
     }
 }
 
-fn with_hint(problem: &str) -> Failure {
+fn with_hint(problem: &str) -> StartFailure {
     // After a question ("did you mean ...?") as well as after a statement.
     let separator = if problem.ends_with('?') { "" } else { ";" };
-    Failure::new(format!("{problem}{separator} try 'qemu-ga --help'"))
+    StartFailure::new(format!("{problem}{separator} try 'qemu-ga --help'"))
 }
 
 fn short_option(letter: char) -> Result<&'static OptionInfo, String> {

@@ -8,9 +8,9 @@
 //! Order: built-in, then one file, then the command line, then socket activation.
 
 use crate::startup::command_line::Environment;
-use crate::startup::key_file::{self, KeyFile};
 use crate::startup::policy::{self, Policy};
-use crate::system::error::cause_text;
+use crate::system::error::StartFailure;
+use crate::system::key_file::{self, KeyFile};
 use crate::system::root::Root;
 use crate::system::trusted_path::{self, Walk};
 use crate::transport::vsock_peers::VsockPeers;
@@ -50,33 +50,6 @@ const FREEZE_TIMEOUT_SECONDS: RangeInclusive<u64> = 0..=31_536_000;
 const GROUP: &str = "general";
 /// No sensible file is larger; a device given by mistake would never end.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
-
-/// Why the agent cannot start: shown on stderr as `qemu-ga: text`, exit code 1.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Names the act, the object and the cause, on one line.
-    pub text: String,
-}
-
-impl Failure {
-    /// From its text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into() }
-    }
-
-    /// From an act (`cannot open the log file /x`) and the system's reason.
-    pub fn of(act: impl fmt::Display, error: &io::Error) -> Self {
-        Self { text: format!("{act}: {}", cause_text(error)) }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl std::error::Error for Failure {}
 
 /// How the host is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,7 +276,7 @@ pub struct Settings {
 
 impl Settings {
     /// Reads a configuration file; one that need not exist may be missing, but not be unreadable or wrong.
-    pub fn of_file(path: &Path, must_exist: bool) -> Result<Self, Failure> {
+    pub fn of_file(path: &Path, must_exist: bool) -> Result<Self, StartFailure> {
         let shown = path.display().to_string();
         let act = format!("cannot read the configuration file '{shown}'");
         let read = || -> io::Result<(Walk, Vec<u8>)> {
@@ -319,9 +292,9 @@ impl Settings {
         };
         match read() {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => Ok(Self::default()),
-            Err(error) => Err(Failure::of(act, &error)),
+            Err(error) => Err(StartFailure::of(act, &error)),
             Ok((_, bytes)) if bytes.len() as u64 > MAX_CONFIG_BYTES => {
-                Err(Failure::new(format!("{act}: it is larger than {MAX_CONFIG_BYTES} bytes")))
+                Err(StartFailure::new(format!("{act}: it is larger than {MAX_CONFIG_BYTES} bytes")))
             }
             Ok((walk, bytes)) => {
                 let mut settings = Self::of_bytes(&shown, &bytes)?;
@@ -339,9 +312,9 @@ impl Settings {
     }
 
     /// Reads a configuration file's content; `path` is what messages call it.
-    pub fn of_bytes(path: &str, bytes: &[u8]) -> Result<Self, Failure> {
+    pub fn of_bytes(path: &str, bytes: &[u8]) -> Result<Self, StartFailure> {
         let at = |line: usize| Origin::File { path: path.to_owned(), line };
-        let failed = |problem: key_file::Problem| Failure::new(format!("{}: {}", at(problem.line), problem.text));
+        let failed = |problem: key_file::Problem| StartFailure::new(format!("{}: {}", at(problem.line), problem.text));
         let file = KeyFile::parse(bytes).map_err(failed)?;
         let mut settings = Self::default();
         for (group, line) in file.groups.iter().filter(|(group, _)| group != GROUP) {
@@ -434,7 +407,7 @@ impl Settings {
     }
 
     /// What is connected to: as given, or the method's own place. None under socket activation.
-    fn path_text(&self, activated: Option<Method>) -> Result<Option<String>, Failure> {
+    fn path_text(&self, activated: Option<Method>) -> Result<Option<String>, StartFailure> {
         if activated.is_some() {
             return Ok(None);
         }
@@ -445,13 +418,13 @@ impl Settings {
         match Method::of_name(name) {
             Some(method) => match method.default_path() {
                 Some(path) => Ok(Some(path.to_owned())),
-                None => Err(Failure::new(format!("the method '{name}' needs a path: give one with '--path'"))),
+                None => Err(StartFailure::new(format!("the method '{name}' needs a path: give one with '--path'"))),
             },
             None => Err(self.unknown_method(name)),
         }
     }
 
-    fn unknown_method(&self, name: &str) -> Failure {
+    fn unknown_method(&self, name: &str) -> StartFailure {
         let origin = self.method.as_ref().map_or(String::new(), |given| format!("{}: ", given.origin));
         let names = Method::ALL.map(Method::name);
         let hint = match policy::nearest(name, names.into_iter()) {
@@ -460,11 +433,11 @@ impl Settings {
             None => String::new(),
         };
         let name = name.escape_debug();
-        Failure::new(format!("{origin}unknown method '{name}'{hint}: there are {}", names.join(", ")))
+        StartFailure::new(format!("{origin}unknown method '{name}'{hint}: there are {}", names.join(", ")))
     }
 
     /// How long each hook and a whole freeze may take.
-    fn freeze_limits(&self) -> Result<(Duration, Option<Duration>), Failure> {
+    fn freeze_limits(&self) -> Result<(Duration, Option<Duration>), StartFailure> {
         let hook = self.seconds(Key::FsfreezeHookTimeout, &HOOK_TIMEOUT_SECONDS)?;
         let freeze = self.seconds(Key::FsfreezeTimeout, &FREEZE_TIMEOUT_SECONDS)?;
         Ok((
@@ -474,17 +447,18 @@ impl Settings {
     }
 
     /// Who may connect to a vsock.
-    fn vsock_peers(&self) -> Result<VsockPeers, Failure> {
+    fn vsock_peers(&self) -> Result<VsockPeers, StartFailure> {
         let Some(Given { text, origin }) = &self.vsock_peers else { return Ok(VsockPeers::default()) };
-        VsockPeers::parse(text).map_err(|cause| Failure::new(format!("{origin}: {}: {cause}", Key::VsockPeers.name())))
+        VsockPeers::parse(text)
+            .map_err(|cause| StartFailure::new(format!("{origin}: {}: {cause}", Key::VsockPeers.name())))
     }
 
     /// The value of a key that is a time.
-    fn seconds(&self, key: Key, range: &RangeInclusive<u64>) -> Result<Option<Duration>, Failure> {
+    fn seconds(&self, key: Key, range: &RangeInclusive<u64>) -> Result<Option<Duration>, StartFailure> {
         let Some(Given { text, origin }) = self.value(key) else { return Ok(None) };
         match text.parse() {
             Ok(seconds) if range.contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
-            _ => Err(Failure::new(format!(
+            _ => Err(StartFailure::new(format!(
                 "{origin}: the value '{}' of {} is no number of seconds from {} to {}",
                 text.escape_debug(),
                 key.name(),
@@ -495,7 +469,7 @@ impl Settings {
     }
 
     /// The file that gives these settings when it is read back. Names of methods and commands are not checked.
-    pub fn dumped(&self, activated: Option<Method>) -> Result<String, Failure> {
+    pub fn dumped(&self, activated: Option<Method>) -> Result<String, StartFailure> {
         self.freeze_limits()?;
         self.vsock_peers()?;
         let mut text = format!("[{GROUP}]\n");
@@ -530,9 +504,9 @@ impl Settings {
     }
 
     /// What follows for this run.
-    pub fn resolved(self, environment: &Environment, activated: Option<Method>) -> Result<Configuration, Failure> {
+    pub fn resolved(self, environment: &Environment, activated: Option<Method>) -> Result<Configuration, StartFailure> {
         if let Some(text) = &self.distrust {
-            return Err(Failure::new(text.clone()));
+            return Err(StartFailure::new(text.clone()));
         }
         let path = self.path_text(activated)?;
         let name = self.method_name();

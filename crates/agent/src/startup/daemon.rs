@@ -3,7 +3,7 @@
 //! The fork comes first and the child opens everything, the pid file's lock before all else: so a second agent fails
 //! before it takes the first one's socket away, and the parent's exit code says whether the child serves.
 
-use crate::startup::config::Failure;
+use crate::system::error::StartFailure;
 use crate::system::error::cause_text;
 use qga_sys::daemon::{ForkedAs, Word, WordToParent};
 use rustix::fs::Mode;
@@ -23,12 +23,12 @@ pub struct Readiness(WordToParent);
 
 /// Forks, in the one thread the process has. In the parent this returns when the daemon is [ready](Readiness::ready),
 /// or fails with the daemon's reason.
-pub fn detach() -> Result<Detached, Failure> {
-    match qga_sys::daemon::fork_and_wait().map_err(|error| Failure::of("cannot fork a daemon", &error))? {
+pub fn detach() -> Result<Detached, StartFailure> {
+    match qga_sys::daemon::fork_and_wait().map_err(|error| StartFailure::of("cannot fork a daemon", &error))? {
         ForkedAs::Parent(Word::Ready) => Ok(Detached::Parent),
-        ForkedAs::Parent(Word::Failed(text)) => Err(Failure::new(text)),
+        ForkedAs::Parent(Word::Failed(text)) => Err(StartFailure::new(text)),
         ForkedAs::Parent(Word::Ended(how)) => {
-            Err(Failure::new(format!("the daemon ended {how} before it was ready to serve")))
+            Err(StartFailure::new(format!("the daemon ended {how} before it was ready to serve")))
         }
         ForkedAs::Child(word) => {
             let readiness = Readiness(word);
@@ -44,9 +44,10 @@ pub fn detach() -> Result<Detached, Failure> {
     }
 }
 
-fn leave_surroundings() -> Result<(), Failure> {
-    rustix::process::setsid().map_err(|error| Failure::of("cannot start a session for the daemon", &error.into()))?;
-    rustix::process::chdir("/").map_err(|error| Failure::of("cannot go to the directory /", &error.into()))?;
+fn leave_surroundings() -> Result<(), StartFailure> {
+    rustix::process::setsid()
+        .map_err(|error| StartFailure::of("cannot start a session for the daemon", &error.into()))?;
+    rustix::process::chdir("/").map_err(|error| StartFailure::of("cannot go to the directory /", &error.into()))?;
     Ok(())
 }
 
@@ -61,7 +62,7 @@ impl Readiness {
     }
 
     /// Lets the parent say the reason and exit with 1. The daemon is to exit too.
-    pub fn failed(self, failure: &Failure) {
+    pub fn failed(self, failure: &StartFailure) {
         self.0.failed(&failure.text);
     }
 }

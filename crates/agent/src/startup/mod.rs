@@ -5,6 +5,5 @@ pub mod command_line;
 pub mod config;
 #[cfg(unix)]
 pub mod daemon;
-pub mod key_file;
 pub mod pid_file;
 pub mod policy;

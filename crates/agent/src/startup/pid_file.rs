@@ -3,7 +3,7 @@
 //! The lock is the kind the original takes (a POSIX record lock over the whole file), so either sees the other. The file
 //! is removed by the agent that wrote it and by nobody else.
 
-use crate::startup::config::Failure;
+use crate::system::error::StartFailure;
 use crate::system::error::cause_text;
 use crate::system::trusted_path;
 use rustix::fs::{FlockOperation, Mode, OFlags, Stat};
@@ -23,42 +23,42 @@ pub struct PidFile {
 
 impl PidFile {
     /// Locks and writes the file. To be called by the process that will serve, for locks do not survive a fork.
-    pub fn create(path: &Path) -> Result<Self, Failure> {
+    pub fn create(path: &Path) -> Result<Self, StartFailure> {
         let act = |what: &str| format!("cannot {what} the pid file '{}'", path.display());
         loop {
             // Not truncated yet: until the lock is ours it may be another agent's.
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
             let file = trusted_path::open_to_write(path, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(|error| Failure::of(act("create"), &error))?;
+                .map_err(|error| StartFailure::of(act("create"), &error))?;
             let file = File::from(file);
-            let metadata = file.metadata().map_err(|error| Failure::of(act("look at"), &error))?;
+            let metadata = file.metadata().map_err(|error| StartFailure::of(act("look at"), &error))?;
             if !metadata.is_file() {
-                return Err(Failure::new(format!("{}: it is not a regular file", act("use"))));
+                return Err(StartFailure::new(format!("{}: it is not a regular file", act("use"))));
             }
             match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::AGAIN | Errno::ACCESS) => return Err(Self::held(&file, &act("lock"))),
-                Err(error) => return Err(Failure::of(act("lock"), &error.into())),
+                Err(error) => return Err(StartFailure::of(act("lock"), &error.into())),
             }
             let pid_file = Self { path: path.to_owned(), file };
             // Its former owner may have removed it between the opening and the locking; then the lock is on a file that
             // nobody else will ever see.
             if pid_file.is_at_its_path() {
-                pid_file.write().map_err(|error| Failure::of(act("write"), &error))?;
+                pid_file.write().map_err(|error| StartFailure::of(act("write"), &error))?;
                 return Ok(pid_file);
             }
         }
     }
 
-    fn held(file: &File, act: &str) -> Failure {
+    fn held(file: &File, act: &str) -> StartFailure {
         let whole =
             Flock { start: 0, length: 0, pid: None, typ: FlockType::WriteLock, offset_type: FlockOffsetType::Set };
         let holder = rustix::process::fcntl_getlk(file, &whole).ok().flatten().and_then(|lock| lock.pid);
         match holder {
             Some(pid) => {
-                Failure::new(format!("{act}: process {} holds the lock, so an agent is running", pid.as_raw_pid()))
+                StartFailure::new(format!("{act}: process {} holds the lock, so an agent is running", pid.as_raw_pid()))
             }
-            None => Failure::new(format!("{act}: another process holds the lock, so an agent is running")),
+            None => StartFailure::new(format!("{act}: another process holds the lock, so an agent is running")),
         }
     }
 

@@ -4,7 +4,8 @@
 //! `;` and blanks too (there `a;b` is one unknown name that blocks nothing), and a name that is nearly a command's is
 //! refused at start. What else a frozen agent may do is not known here: dispatch decides that.
 
-use crate::startup::config::{Failure, Given};
+use crate::startup::config::Given;
+use crate::system::error::StartFailure;
 use std::collections::BTreeSet;
 
 /// The rule made from all lists.
@@ -17,7 +18,7 @@ pub struct Policy {
 
 impl Policy {
     /// Makes the rule from the lists as given; what is odd about them goes to `warnings`, what is dangerous fails.
-    pub fn from_lists(allow: &[Given], block: &[Given], warnings: &mut Vec<String>) -> Result<Self, Failure> {
+    pub fn from_lists(allow: &[Given], block: &[Given], warnings: &mut Vec<String>) -> Result<Self, StartFailure> {
         let mut policy = Self::default();
         for list in block {
             policy.blocked.extend(checked_names(list, warnings)?);
@@ -61,7 +62,7 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', ';', ' ', '\t', '\n', '\r']).filter(|name| !name.is_empty())
 }
 
-fn checked_names(list: &Given, warnings: &mut Vec<String>) -> Result<Vec<String>, Failure> {
+fn checked_names(list: &Given, warnings: &mut Vec<String>) -> Result<Vec<String>, StartFailure> {
     let known = || qga_protocol::commands().map(|command| command.name);
     for name in names(&list.text) {
         if known().any(|command| command == name) {
@@ -71,7 +72,10 @@ fn checked_names(list: &Given, warnings: &mut Vec<String>) -> Result<Vec<String>
         // or both known.
         let near = known().find(|command| edit_distance(&name.to_ascii_lowercase(), command) <= 2);
         if let Some(command) = near {
-            return Err(Failure::new(format!("{}: unknown command '{name}': did you mean '{command}'?", list.origin)));
+            return Err(StartFailure::new(format!(
+                "{}: unknown command '{name}': did you mean '{command}'?",
+                list.origin
+            )));
         }
         let prefixed = format!("guest-{name}");
         let hint = if known().any(|command| command == prefixed) {

@@ -1,6 +1,6 @@
-//! A command's failure: what its client reads.
+//! What fails: a command, whose client reads why, and the start of the agent.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io;
 
 use qga_protocol::message::ErrorClass;
@@ -42,6 +42,33 @@ impl From<qga_protocol::base64::Base64Error> for Error {
         Self::new(error.to_string())
     }
 }
+
+/// Why the agent cannot start: shown on stderr as `qemu-ga: text`, exit code 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartFailure {
+    /// Names the act, the object and the cause, on one line.
+    pub text: String,
+}
+
+impl StartFailure {
+    /// From its text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into() }
+    }
+
+    /// From an act (`cannot open the log file /x`) and the system's reason.
+    pub fn of(act: impl Display, error: &io::Error) -> Self {
+        Self { text: format!("{act}: {}", cause_text(error)) }
+    }
+}
+
+impl Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for StartFailure {}
 
 /// The system's text for an error, as strerror(3) has it: clients match it, so without the number that std appends.
 pub fn cause_text(cause: &io::Error) -> String {

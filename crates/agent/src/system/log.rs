@@ -10,7 +10,7 @@
 //! A line of the log: `SECONDS.MICROSECONDS: LEVEL: text`. Control characters in the text are escaped, so that a host
 //! cannot write lines of its own into a guest's log.
 
-use crate::startup::config::Failure;
+use crate::system::error::StartFailure;
 use crate::system::trusted_path;
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags};
@@ -55,7 +55,7 @@ static HANDLE: Handle = Handle(&LOGGER);
 /// Opens the log: the file, or stderr without one. Before, nothing that is logged is seen. While it is [held](hold) the
 /// file is left for later, so an agent that starts frozen calls that first. A file that does not answer is waited for some
 /// seconds; then the agent goes on without it.
-pub fn open(file: Option<&Path>, verbose: bool) -> Result<(), Failure> {
+pub fn open(file: Option<&Path>, verbose: bool) -> Result<(), StartFailure> {
     LOGGER.open(file, verbose, OPEN_PATIENCE)?;
     // Fails only if it is there already, as after a second call.
     let _ = ::log::set_logger(&HANDLE);
@@ -89,7 +89,7 @@ pub fn tell_at_once(text: String) {
     const PATIENCE: Duration = Duration::from_millis(200);
     let line = Line::warning(text);
     let (sender, receiver) = mpsc::channel();
-    let writer = std::thread::Builder::new().stack_size(crate::session::queue::STACK_BYTES).spawn(move || {
+    let writer = std::thread::Builder::new().stack_size(crate::system::blocking::STACK_BYTES).spawn(move || {
         write_without_waiting(rustix::stdio::stderr(), line.for_log().as_bytes());
         let _ = sender.send(());
     });
@@ -136,7 +136,7 @@ struct Queue {
 /// A file to be opened before anything else is written.
 enum Opening {
     /// For the first time. Whoever waits is told how that went.
-    First(PathBuf, Option<SyncSender<Result<(), Failure>>>),
+    First(PathBuf, Option<SyncSender<Result<(), StartFailure>>>),
     /// Anew, by the name that is known.
     Again,
 }
@@ -244,7 +244,7 @@ impl Logger {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&'static self, file: Option<&Path>, verbose: bool, patience: Duration) -> Result<(), Failure> {
+    fn open(&'static self, file: Option<&Path>, verbose: bool, patience: Duration) -> Result<(), StartFailure> {
         self.verbose.store(verbose, Ordering::Relaxed);
         let Some(path) = file else {
             *self.destination() = Destination::Stderr { own: stderr_without_waiting() };
@@ -318,7 +318,8 @@ impl Logger {
         if rustix::process::geteuid() != rustix::process::getuid() && rustix::process::getuid().is_root() {
             return;
         }
-        let writer = std::thread::Builder::new().name("log".to_owned()).stack_size(crate::session::queue::STACK_BYTES);
+        let writer =
+            std::thread::Builder::new().name("log".to_owned()).stack_size(crate::system::blocking::STACK_BYTES);
         queue.has_writer = writer.spawn(|| self.work()).is_ok();
     }
 
@@ -548,11 +549,11 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-fn open_file(path: &Path) -> Result<OwnedFd, Failure> {
+fn open_file(path: &Path) -> Result<OwnedFd, StartFailure> {
     // Not waiting for the reader of a FIFO; the log may quote paths and commands, so it is the owner's alone.
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     trusted_path::open_to_write(path, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|error| Failure::of(format!("cannot open the log file '{}'", path.display()), &error))
+        .map_err(|error| StartFailure::of(format!("cannot open the log file '{}'", path.display()), &error))
 }
 
 /// Stderr once more: it may be a terminal or a pipe that nobody reads, and is not ours to make non-blocking, since others

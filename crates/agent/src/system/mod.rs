@@ -3,8 +3,10 @@
 
 #[cfg(target_os = "linux")]
 pub mod block_devices;
+pub mod blocking;
 pub mod c_string;
 pub mod error;
+pub mod key_file;
 pub mod log;
 #[cfg(target_os = "linux")]
 pub mod mounts;

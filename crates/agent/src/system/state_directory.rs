@@ -7,9 +7,9 @@
 //!
 //! The format is the original's, so that either can take over from the other.
 
-use crate::startup::config::Failure;
-use crate::startup::key_file::KeyFile;
+use crate::system::error::StartFailure;
 use crate::system::error::cause_text;
+use crate::system::key_file::KeyFile;
 use crate::system::whole_file;
 use rustix::fs::OFlags;
 use std::fs::DirBuilder;
@@ -38,11 +38,11 @@ pub struct State {
 
 impl State {
     /// Reads the state; what is missing is created, what cannot be understood is started anew with a warning.
-    pub fn open(directory: &Path) -> Result<Self, Failure> {
+    pub fn open(directory: &Path) -> Result<Self, StartFailure> {
         let act = |what: &str| format!("cannot {what} the state directory '{}'", directory.display());
         // Only if it is missing: on a frozen file system even creating what exists waits for the thaw.
         if directory.exists() && !directory.is_dir() {
-            return Err(Failure::of(act("use"), &rustix::io::Errno::NOTDIR.into()));
+            return Err(StartFailure::of(act("use"), &rustix::io::Errno::NOTDIR.into()));
         }
         if !directory.is_dir() {
             let mut builder = DirBuilder::new();
@@ -50,19 +50,19 @@ impl State {
                 .recursive(true)
                 .mode(0o755)
                 .create(directory)
-                .map_err(|error| Failure::of(act("create"), &error))?;
+                .map_err(|error| StartFailure::of(act("create"), &error))?;
         }
         let mut state = Self { directory: directory.to_owned(), next_handle: FIRST_HANDLE };
         let is_frozen = match std::fs::symlink_metadata(frozen_marker(directory)) {
             Ok(_) => true,
             Err(error) if error.kind() == ErrorKind::NotFound => false,
-            Err(error) => return Err(Failure::of(act("read"), &error)),
+            Err(error) => return Err(StartFailure::of(act("read"), &error)),
         };
         match state.stored_handle() {
             Ok(Some(handle)) => state.next_handle = handle,
             Ok(None) if is_frozen => {} // Nothing may be written now: the directory may be on a frozen file system.
             Ok(None) => {
-                state.store(FIRST_HANDLE).map_err(|error| Failure::of(act("write to"), &error))?;
+                state.store(FIRST_HANDLE).map_err(|error| StartFailure::of(act("write to"), &error))?;
             }
             Err(problem) => {
                 log::warn!("{}: {problem}; file handles start at {FIRST_HANDLE} again", state.counter_file().display());

@@ -15,11 +15,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::termios::{self, OptionalActions};
 
-use super::{Link, Stream};
-use crate::agent::Agent;
-use crate::session;
+use super::line_writer::{Outlet, ServeClient};
+use super::link::{Link, Stream};
 use crate::system::error::cause_text;
-use crate::transport::line_writer::Outlet;
 
 /// How often a port that is gone is looked for.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -62,7 +60,7 @@ impl Device {
     }
 
     /// Serves whoever is at the other end, for ever.
-    pub fn serve(self, agent: &Arc<Agent>) -> ! {
+    pub fn serve(self, serve_client: &ServeClient) -> ! {
         let Self { kind, path, port } = self;
         let mut opened = port;
         // What has been said of a port that comes and goes without a byte is not said again.
@@ -71,7 +69,7 @@ impl Device {
         loop {
             let port = opened.take().unwrap_or_else(|| search(kind, &path, pause));
             let link = Arc::new(Link::new(Stream::Port(port)));
-            let lost = serve_until_lost(kind, &link, agent);
+            let lost = serve_until_lost(kind, &link, serve_client);
             let was_used = link.was_used();
             if was_used || is_news {
                 let shown = path.display();
@@ -95,15 +93,16 @@ fn search(kind: Kind, path: &Path, pause: Duration) -> OwnedFd {
 }
 
 /// Serves one host after the other until the port itself fails.
-fn serve_until_lost(kind: Kind, link: &Arc<Link>, agent: &Arc<Agent>) -> io::Error {
+fn serve_until_lost(kind: Kind, link: &Arc<Link>, serve_client: &ServeClient) -> io::Error {
     let outlet = Outlet::new(Arc::clone(link));
     let mut left_behind = vec![0; 4096];
     loop {
         let ended = match kind {
-            Kind::Virtio => wait_for_host(link, &mut left_behind)
-                .and_then(|count| session::serve(agent, &outlet, &left_behind[..count])),
+            Kind::Virtio => {
+                wait_for_host(link, &mut left_behind).and_then(|count| serve_client(&outlet, &left_behind[..count]))
+            }
             // The end of a serial line is a hang-up: the port has to be opened anew.
-            Kind::Serial => session::serve(agent, &outlet, &[]).and(Err(Errno::IO.into())),
+            Kind::Serial => serve_client(&outlet, &[]).and(Err(Errno::IO.into())),
         };
         if let Err(error) = ended {
             return error;

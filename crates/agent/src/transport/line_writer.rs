@@ -5,16 +5,18 @@
 //! silenced: what it writes from then on is dropped. If that happens in the middle of a line, the line is ended before
 //! anybody else writes, so that what follows stands alone.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use qga_protocol::message::{self, Id, Reply};
-use serde::Serialize;
+use qga_protocol::message::Reply;
 
-use crate::dispatch::Call;
-use crate::dispatch::handler::Outcome;
+use super::link::Link;
 use crate::system::error::cause_text;
-use crate::transport::Link;
+
+/// Serves one client until it is gone. Gets its way out, and what was read of it already; returns why it is gone, if it did
+/// not just leave.
+pub type ServeClient = dyn Fn(&Arc<Outlet>, &[u8]) -> io::Result<()> + Send + Sync;
 
 /// One client's end for writing.
 pub struct Outlet {
@@ -133,7 +135,7 @@ impl Voice {
     }
 
     /// Writes some of a line, from its beginning or from where it was. False if nobody hears it: the rest need not be made.
-    fn write(&self, bytes: &[u8], begins: bool) -> bool {
+    pub fn write(&self, bytes: &[u8], begins: bool) -> bool {
         let mut state = self.outlet.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_silenced() || self.unheard.load(Ordering::Relaxed) {
             return false;
@@ -163,56 +165,6 @@ impl Voice {
     /// Sends a whole reply.
     pub fn send(&self, reply: &Reply) -> bool {
         self.write(reply.as_bytes(), true)
-    }
-}
-
-/// Where a command's result goes.
-pub struct Answer<'a> {
-    voice: &'a Voice,
-    id: Option<Id>,
-    /// A sync reply carries the sentinel.
-    delimited: bool,
-    /// False for commands whose success is not answered.
-    wanted: bool,
-    /// A piece of the line is out.
-    begun: bool,
-}
-
-impl<'a> Answer<'a> {
-    /// An answer to a request with this `id`.
-    pub fn new(voice: &'a Voice, id: Option<Id>, delimited: bool, wanted: bool) -> Self {
-        Self { voice, id, delimited, wanted, begun: false }
-    }
-
-    /// Sends a command's result.
-    pub fn send<T: Serialize>(self, outcome: Outcome<T>, call: &Call<'_>) {
-        match outcome {
-            _ if !self.wanted => {}
-            Outcome::Reply(result) => {
-                let reply = Reply::success(&result, self.id.as_ref());
-                self.voice.send(&if self.delimited { reply.delimited() } else { reply });
-            }
-            Outcome::Stream(stream) => stream.send(self, call),
-        }
-    }
-
-    /// Starts the line of a reply whose result follows in pieces.
-    pub fn begin_line(line: &mut Vec<u8>) {
-        message::begin(line);
-    }
-
-    /// Sends what has been collected of the line and empties it. False if nobody hears it.
-    pub fn send_piece(&mut self, line: &mut Vec<u8>) -> bool {
-        let heard = self.voice.write(line, !self.begun);
-        self.begun = true;
-        line.clear();
-        heard
-    }
-
-    /// Ends the line after the last piece of the result.
-    pub fn end_line(self, line: &mut Vec<u8>) {
-        message::end(line, self.id.as_ref());
-        self.voice.write(line, !self.begun);
     }
 }
 

@@ -14,13 +14,11 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vsock::VsockListener;
 
+use super::line_writer::{Outlet, ServeClient};
+use super::link::{Link, Stream};
 use super::vsock_peers::{Refusals, VsockPeers};
-use super::{Link, Stream};
-use crate::agent::Agent;
-use crate::session;
-use crate::session::queue::STACK_BYTES;
+use crate::system::blocking::STACK_BYTES;
 use crate::system::error::cause_text;
-use crate::transport::line_writer::Outlet;
 
 /// Clients served at once. A further one takes the place of the one that has been silent the longest.
 const CLIENTS_MAX: usize = 64;
@@ -106,13 +104,9 @@ impl Listener {
     }
 
     /// Serves clients, for ever.
-    pub fn serve(self, agent: &Arc<Agent>) -> ! {
-        let crew = Arc::new(Crew {
-            listener: self,
-            agent: Arc::clone(agent),
-            clients: Clients::default(),
-            waiting: AtomicUsize::new(0),
-        });
+    pub fn serve(self, serve_client: Box<ServeClient>) -> ! {
+        let crew =
+            Arc::new(Crew { listener: self, serve_client, clients: Clients::default(), waiting: AtomicUsize::new(0) });
         crew.work();
         loop {
             // Others wait for clients; this is the process's first thread, which cannot end alone.
@@ -125,7 +119,7 @@ impl Listener {
 /// for the next one: so no client waits for a thread to start.
 struct Crew {
     listener: Listener,
-    agent: Arc<Agent>,
+    serve_client: Box<ServeClient>,
     clients: Clients,
     /// Threads that wait for a client.
     waiting: AtomicUsize,
@@ -159,7 +153,7 @@ impl Crew {
                 log::warn!("further clients have to wait until one leaves: {error}");
             }
         }
-        if let Err(error) = session::serve(&self.agent, &Outlet::new(Arc::clone(&link)), &[]) {
+        if let Err(error) = (self.serve_client)(&Outlet::new(Arc::clone(&link)), &[]) {
             log::info!("a client's connection has failed: {}", cause_text(&error));
         }
         self.clients.remove(&link);
@@ -239,7 +233,7 @@ impl Clients {
     fn make_room(&self) {
         let mut links = self.lock();
         while links.len() >= CLIENTS_MAX {
-            let idle = links.iter().filter(|link| !link.busy.load(Ordering::Relaxed));
+            let idle = links.iter().filter(|link| !link.is_busy());
             if let Some(link) = idle.max_by_key(|link| link.silent_ms())
                 && link.silent_ms() >= SILENT_MS_MIN
             {

@@ -11,10 +11,11 @@ use qga_protocol::identity::{GetUsers, User};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::arguments::{General, Password, SshKey};
+use crate::arguments::{Password, SshKey};
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
 use crate::fleet;
+use crate::general_options::General;
 use crate::output::table::{Cell, Table};
 use crate::output::text::printable;
 use crate::output::{FAINT, Page, Show, units};

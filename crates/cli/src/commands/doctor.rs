@@ -7,9 +7,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::arguments::{Doctor, General};
+use crate::arguments::Doctor;
 use crate::failure::{Failure, Result};
 use crate::fleet;
+use crate::general_options::General;
 use crate::output::text::printable;
 use crate::output::{BAD, FAINT, GOOD, Page, Show, WARNING, styled};
 use crate::target::select;

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use clap::{Args, Command, CommandFactory};
 
-use crate::arguments::{Arguments, General};
+use crate::arguments::Arguments;
 use crate::failure::{Failure, Result};
+use crate::general_options::General;
 
 /// The command line as people use it, without what the program says to itself alone: completions offer hidden commands too.
 fn for_people() -> Command {

@@ -8,10 +8,11 @@ use qga_client::{Account, AnyAgent, Console, Ended, Exit, Input, OutputStream, P
 use serde_json::{Value, json};
 
 use super::{guest, shell};
-use crate::arguments::{Exec, General};
+use crate::arguments::Exec;
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
 use crate::fleet;
+use crate::general_options::General;
 use crate::interrupts::Interrupts;
 use crate::output::Page;
 use crate::target::Selection;

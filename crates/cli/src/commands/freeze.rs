@@ -18,17 +18,18 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::arguments::{Freeze, General};
+use crate::arguments::Freeze;
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
 use crate::fleet::visit;
+use crate::general_options::General;
 use crate::interrupts::Interrupts;
 use crate::output::{GOOD, Page, Show, WARNING, styled};
 use crate::target::{Selection, short_names};
 use crate::visit::{Visit, optional};
 
 use watcher::Watcher;
-pub use watcher::{WATCHER, watch};
+pub use watcher::watch;
 
 /// How long a command may take to end when it was asked to.
 const GRACE: Duration = Duration::from_secs(10);

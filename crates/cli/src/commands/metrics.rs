@@ -13,8 +13,9 @@ use qga_protocol::fsfreeze::{FreezeStatus, Status};
 use qga_protocol::identity::{GetHostName, GetUsers};
 
 use super::{guest, info, sample};
-use crate::arguments::{General, Metrics};
+use crate::arguments::Metrics;
 use crate::failure::{Failure, Result};
+use crate::general_options::General;
 use crate::target::{Selection, select};
 use crate::visit::optional;
 

@@ -22,10 +22,11 @@ mod targets;
 mod time;
 mod top;
 
-use crate::arguments::{Arguments, Command, General, SshKey};
+use crate::arguments::{Arguments, Command, SshKey};
 use crate::confirm::confirm;
 use crate::failure::Result;
 use crate::fleet::visit;
+use crate::general_options::General;
 use crate::target::{Selection, select};
 use crate::visit::Visit;
 

@@ -8,9 +8,10 @@ use rustix::termios::tcgetwinsize;
 
 use super::exec::{self, PiecesOfInput, Watcher, next_input, standard_input};
 use super::guest;
-use crate::arguments::{General, Shell};
+use crate::arguments::Shell;
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
+use crate::general_options::General;
 use crate::interrupts::{Interrupts, Raw};
 use crate::output::Page;
 

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::arguments::General;
 use crate::failure::Result;
+use crate::general_options::General;
 use crate::output::table::{Cell, Table};
 use crate::output::text::printable;
 use crate::output::{Page, Show};

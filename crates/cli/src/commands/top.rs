@@ -14,9 +14,10 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 
 use super::guest;
 use super::sample::{self, Sample};
-use crate::arguments::{General, Top};
+use crate::arguments::Top;
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
+use crate::general_options::General;
 use crate::interrupts::Interrupts;
 use crate::output::{Page, terminal_columns};
 use crate::visit::optional;

@@ -16,9 +16,9 @@ use qga_protocol::command::Nothing;
 
 use self::linux as os;
 use crate::dispatch::Call;
+use crate::dispatch::answer::Answer;
 use crate::dispatch::handler::{Entry, Outcome, Run, Stream, family};
 use crate::system::error::Error;
-use crate::transport::line_writer::Answer;
 
 /// Bytes of a list of keys that are sent at once.
 const PIECE_BYTES: usize = 64 << 10;

@@ -17,7 +17,6 @@ use rustix::io::Errno;
 
 use crate::dispatch::Call;
 use crate::dispatch::handler::{Entry, Outcome, Run, family};
-pub use crate::process::open_files::Files;
 use crate::system::c_string::c_text;
 use crate::system::error::Error;
 use crate::system::log::audit;

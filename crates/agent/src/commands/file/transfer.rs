@@ -7,10 +7,10 @@ use qga_protocol::file::{FileRead, ReadReply};
 use rustix::io::Errno;
 
 use crate::dispatch::Call;
+use crate::dispatch::answer::Answer;
 use crate::dispatch::handler::{Outcome, Stream};
 use crate::process::open_files::Taken;
 use crate::system::error::Error;
-use crate::transport::line_writer::Answer;
 
 /// Bytes read from a file in one go. A multiple of three, so that its base64 needs no padding before the end.
 const PIECE_BYTES: usize = 96 << 10;

@@ -15,7 +15,7 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 
 use self::hardware_clock::HardwareClock;
 use super::zone::Environment;
-use crate::session::queue::STACK_BYTES;
+use crate::system::blocking::STACK_BYTES;
 use crate::system::error::{Error, cause_text};
 use crate::system::root::Root;
 

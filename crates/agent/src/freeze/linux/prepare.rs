@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 
 use super::held::Held;
 use super::plan::Step;
-use crate::session::queue::STACK_BYTES;
+use crate::system::blocking::STACK_BYTES;
 use crate::system::error::{Error, cause_text};
 use crate::system::mounts::{self, DeviceNumber, Mount};
 use crate::system::root::Root;

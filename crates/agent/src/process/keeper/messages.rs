@@ -10,7 +10,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-use crate::process::client_programs::Exit;
+use crate::process::child::Exit;
 
 /// More than any message has.
 const MESSAGE_BYTES_MAX: usize = 64;

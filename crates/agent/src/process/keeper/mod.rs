@@ -30,8 +30,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use self::messages::{Answer, bytes, numbers, receive, send};
 use crate::process::child;
-use crate::process::client_programs::{Exit, Status};
+use crate::process::child::Exit;
 use crate::process::kept_output::Output;
+use crate::process::kept_output::Status;
 use crate::system::rendezvous;
 
 /// What the socket files begin with; the keeper's process id follows.

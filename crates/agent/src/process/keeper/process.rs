@@ -22,7 +22,8 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use super::MEETING_PREFIX;
 use super::messages::{Message, numbers, receive, send};
-use crate::process::client_programs::{Exit, OUTPUT_BYTES_MAX, PIPE_BYTES, RESULT_AGE};
+use crate::process::child::Exit;
+use crate::process::kept_output::{OUTPUT_BYTES_MAX, PIPE_BYTES, RESULT_AGE};
 use crate::process::kept_output::{Output, STREAM_BYTES_MAX};
 use crate::system::rendezvous;
 use crate::system::root::Root;

@@ -8,10 +8,10 @@ use qga_protocol::fsfreeze::{FreezeStatus, Status};
 use qga_protocol::session::{AgentInfo, Ping};
 
 use super::Diagnosis;
-use crate::arguments::General;
 use crate::commands::info;
 use crate::exit_code::Code;
 use crate::failure::Result;
+use crate::general_options::General;
 use crate::output::units;
 use crate::visit::optional;
 
@@ -159,7 +159,7 @@ mod tests {
             yes: false,
             timeout: Duration::from_millis(300),
             jobs: 1,
-            color: crate::arguments::Colour::Never,
+            color: crate::general_options::Colour::Never,
         };
         look(&target.parse().unwrap(), &general)
     }

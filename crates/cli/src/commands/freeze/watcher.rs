@@ -15,15 +15,13 @@ use std::time::{Duration, Instant};
 use qga_client::protocol::fsfreeze::{FreezeStatus, Status, Thaw};
 use qga_client::{Agent, Error, Target, Timeouts};
 
-use crate::arguments::{General, WatchFreeze};
+use crate::arguments::{WATCHER, WatchFreeze};
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
+use crate::general_options::General;
 use crate::interrupts::Interrupts;
 use crate::output::text::printable;
 use crate::target::Selection;
-
-/// The name of the command that the process runs.
-pub const WATCHER: &str = "thaw-when-input-ends";
 
 const ARMED: &str = "frozen\n";
 const DISMISSED: &str = "thawed\n";

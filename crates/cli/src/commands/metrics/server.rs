@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::exposition::Exposition;
 use super::scrape;
-use crate::arguments::General;
 use crate::failure::{Failure, Result};
+use crate::general_options::General;
 use crate::output::Page;
 use crate::target::select;
 

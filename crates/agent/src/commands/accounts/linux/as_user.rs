@@ -22,7 +22,7 @@ use rustix::process::geteuid;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::users::Account;
-use crate::session::queue::STACK_BYTES;
+use crate::system::blocking::STACK_BYTES;
 use crate::system::error::Error;
 
 /// How long the work may take, or each large piece of it.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::commands::accounts::hash;
-use crate::process::client_programs::Exit;
+use crate::process::child::Exit;
 use crate::process::system_tool::{Ended, Tool};
 use crate::system::error::Error;
 use crate::system::root::Root;
@@ -68,7 +68,7 @@ fn outcome(ended: &Ended) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::{line, outcome, set};
-    use crate::process::client_programs::Exit;
+    use crate::process::child::Exit;
     use crate::process::system_tool::Ended;
     use crate::process::system_tool::tests::write_script;
     use crate::system::root::Root;

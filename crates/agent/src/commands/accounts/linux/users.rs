@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::process::client_programs::Exit;
+use crate::process::child::Exit;
 use crate::process::system_tool::Tool;
 use crate::system::error::Error;
 use crate::system::root::Root;

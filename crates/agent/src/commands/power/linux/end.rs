@@ -4,11 +4,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::super::End;
-use super::Failure;
+use super::super::target_state::End;
 use super::first_process::{FirstProcess, tell};
-use super::machine::Machine;
-use crate::process::client_programs::Exit;
+use super::machine::{Failure, Machine};
+use crate::process::child::Exit;
 use crate::process::system_tool::Tool;
 use crate::system::error::{Error, cause_text};
 use crate::system::root::Root;
@@ -119,7 +118,7 @@ fn take(machine: &impl Machine, way: &Way, end: End) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::End;
+    use super::super::super::target_state::End;
     use super::super::staged::Staged;
     use super::{end, ways};
     use std::os::unix::fs::symlink;

@@ -1,8 +1,7 @@
 //! The first process: which program it is, and whether it takes a signal.
 
-use super::super::End;
-use super::Failure;
-use super::machine::Machine;
+use super::super::target_state::End;
+use super::machine::{Failure, Machine};
 use crate::system::root::Root;
 use std::path::Path;
 use std::time::Duration;

@@ -7,10 +7,13 @@ use std::time::Duration;
 use rustix::system::RebootCommand;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::super::End;
+use super::super::target_state::End;
 use crate::process::system_tool::{Ended, Tool};
 use crate::system::error::Error;
 use crate::system::root::Root;
+
+/// Why a way was not taken or did not work, behind its name: `systemctl poweroff: exit status 1`.
+pub type Failure = String;
 
 /// How long the disks may take to get what is dirty.
 const SYNC_PATIENCE: Duration = Duration::from_secs(60);

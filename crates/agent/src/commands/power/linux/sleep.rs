@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use super::super::Sleep;
-use super::Failure;
+use super::super::target_state::Sleep;
 use super::first_process::FirstProcess;
-use super::machine::Machine;
+use super::machine::{Failure, Machine};
 use crate::process::system_tool::Tool;
 use crate::system::error::{Error, cause_text};
 use crate::system::root::Root;

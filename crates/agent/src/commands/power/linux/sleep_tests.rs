@@ -1,4 +1,4 @@
-use super::super::super::Sleep;
+use super::super::super::target_state::Sleep;
 use super::super::staged::Staged;
 use super::{choices, sleep};
 use std::time::Duration;

@@ -5,9 +5,9 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use super::super::End;
+use super::super::target_state::End;
 use super::machine::Machine;
-use crate::process::client_programs::Exit;
+use crate::process::child::Exit;
 use crate::process::system_tool::{Ended, Tool};
 use crate::system::root::Root;
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::session::queue::STACK_BYTES;
+use crate::system::blocking::STACK_BYTES;
 
 /// How long all that hangs may delay one reply. Hosts wait five seconds for it.
 const PATIENCE: Duration = Duration::from_secs(2);

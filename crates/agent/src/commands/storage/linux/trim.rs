@@ -16,7 +16,7 @@ use qga_sys::filesystem::TrimRange;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::session::queue::STACK_BYTES;
+use crate::system::blocking::STACK_BYTES;
 use crate::system::error::{Error, cause_text};
 use crate::system::mounts::{self, Mount};
 use crate::system::root::Root;

@@ -6,24 +6,21 @@
 mod hardware_clock;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use self::hardware_clock::HardwareClock;
 use super::zone::Environment;
-use crate::system::blocking::STACK_BYTES;
+use crate::system::blocking::BlockingThreads;
 use crate::system::error::{Error, cause_text};
 use crate::system::root::Root;
 
 /// How long the hardware clock may take, of which two seconds may be waiting for its next second.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The hardware clock has not answered yet.
-static IS_BUSY: AtomicBool = AtomicBool::new(false);
+/// The thread that asks the hardware clock.
+static CLOCK: BlockingThreads = BlockingThreads::new("clock", 1, 1);
 
 /// Sets the system clock to a time and the hardware clock, if there is one, to the system clock; without a time, sets
 /// the system clock to the hardware clock.
@@ -49,7 +46,7 @@ fn set_hardware_clock(root: &Root) -> Result<(), Error> {
         Err(Error::new(format!("failed to set hardware clock to system time: {why} (the system clock is set)")))
     };
     let root = root.clone();
-    let outcome = within(PATIENCE, move || match HardwareClock::open(&root, &Environment::of_process()) {
+    let outcome = CLOCK.run("", PATIENCE, move || match HardwareClock::open(&root, &Environment::of_process()) {
         Ok(Some(clock)) => clock.follow_system_clock().map_err(|cause| (clock.path, cause)),
         Ok(None) => {
             log::info!("there is no hardware clock to set");
@@ -64,14 +61,14 @@ fn set_hardware_clock(root: &Root) -> Result<(), Error> {
             Ok(())
         }
         Ok(Err((path, cause))) => failed(&format!("{path}: {}", cause_text(&cause))),
-        Err(why) => failed(&why),
+        Err(not_done) => failed(&not_done.to_string()),
     }
 }
 
 fn set_from_hardware_clock(root: &Root) -> Result<(), Error> {
     let failed = |why: &str| Err(Error::new(format!("failed to set system time from hardware clock: {why}")));
     let root = root.clone();
-    let outcome = within(PATIENCE, move || {
+    let outcome = CLOCK.run("", PATIENCE, move || {
         let Some(clock) = HardwareClock::open(&root, &Environment::of_process())? else { return Ok(None) };
         // The system clock is set here, at the beginning of the hardware clock's second.
         let set = clock.next_second().map(|seconds| set_system_clock(Timespec { tv_sec: seconds, tv_nsec: 0 }));
@@ -82,55 +79,19 @@ fn set_from_hardware_clock(root: &Root) -> Result<(), Error> {
         Ok(Ok(Some(Err(cause)))) => Err(Error::io("Failed to set time to guest", &cause)),
         Ok(Ok(None)) => failed("there is none, neither /dev/rtc0 nor /dev/rtc nor another"),
         Ok(Err((path, cause))) => failed(&format!("{path}: {}", cause_text(&cause))),
-        Err(why) => failed(&why),
+        Err(not_done) => failed(&not_done.to_string()),
     }
-}
-
-/// Lets a thread do something that may hang. An error if it does, and while it does nothing else is begun.
-fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    if IS_BUSY.swap(true, Ordering::AcqRel) {
-        return Err("an earlier attempt has not ended yet".to_owned());
-    }
-    let (report, reports) = mpsc::channel();
-    let worker = thread::Builder::new().name("clock".to_owned()).stack_size(STACK_BYTES);
-    let started = worker.spawn(move || {
-        let result = work();
-        IS_BUSY.store(false, Ordering::Release);
-        // Nobody may be waiting any more.
-        let _ = report.send(result);
-    });
-    if let Err(cause) = started {
-        IS_BUSY.store(false, Ordering::Release);
-        return Err(format!("no thread for it: {}", cause_text(&cause)));
-    }
-    reports.recv_timeout(patience).map_err(|_| format!("no answer in {} s", patience.as_secs()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{set, within};
+    use super::set;
     use crate::system::root::Root;
-    use std::sync::Mutex;
-    use std::time::Duration;
 
     #[test]
     fn the_clock_of_the_machine_that_tests_run_on_is_left_alone() {
         for root in [Root::host(), Root::at("/nonexistent")] {
             assert_eq!(set(&root, None).unwrap_err().desc, "the clock of a recorded machine cannot be set");
-        }
-    }
-
-    #[test]
-    fn a_clock_that_hangs_is_given_up_on_and_not_asked_again_until_it_answers() {
-        static DEAD: Mutex<()> = Mutex::new(());
-        const LONG: Duration = Duration::from_secs(60);
-        let dead = DEAD.lock().unwrap();
-        let error = within(Duration::from_millis(50), || drop(DEAD.lock())).unwrap_err();
-        assert_eq!(error, "no answer in 0 s");
-        assert_eq!(within(LONG, || 1).unwrap_err(), "an earlier attempt has not ended yet");
-        drop(dead);
-        while within(LONG, || 2) != Ok(2) {
-            std::thread::yield_now();
         }
     }
 }

@@ -10,11 +10,9 @@
 //! A user can also mount a file system that never answers. So the work has a deadline, and those that hang are few.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
@@ -22,18 +20,15 @@ use rustix::process::geteuid;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::users::Account;
-use crate::system::blocking::STACK_BYTES;
+use crate::system::blocking::BlockingThreads;
 use crate::system::error::Error;
 
 /// How long the work may take, or each large piece of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it may take that long.
 const ROUNDS_MAX: usize = 6;
-/// Threads that may hang in files of one user, and in all.
-const HANGING_MAX: (usize, usize) = (2, 16);
-
-/// The threads at work: whose, and since when.
-static AT_WORK: Mutex<Vec<Work>> = Mutex::new(Vec::new());
+/// Threads that work on files of users, by user.
+static AT_WORK: BlockingThreads = BlockingThreads::new("as user", 2, 16);
 
 /// Who decides: the work whether it takes effect, or the one who waits whether it is given up.
 #[derive(Debug, Default)]
@@ -74,43 +69,6 @@ impl Turn {
     }
 }
 
-/// A thread's entry while it lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Work {
-    uid: u32,
-    since: Instant,
-}
-
-/// Removes the entry.
-struct Place(Work);
-
-fn at_work() -> MutexGuard<'static, Vec<Work>> {
-    AT_WORK.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Place {
-    /// Refuses if too many have been at work for longer than anybody waits.
-    fn reserve(uid: u32, patience: Duration) -> Option<Self> {
-        let mut threads = at_work();
-        let hanging = || threads.iter().filter(|work| work.since.elapsed() >= patience);
-        if hanging().filter(|work| work.uid == uid).count() >= HANGING_MAX.0 || hanging().count() >= HANGING_MAX.1 {
-            return None;
-        }
-        let work = Work { uid, since: Instant::now() };
-        threads.push(work);
-        Some(Self(work))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut threads = at_work();
-        if let Some(index) = threads.iter().position(|work| *work == self.0) {
-            threads.swap_remove(index);
-        }
-    }
-}
-
 /// Does the work with somebody's rights. `act` begins the texts of what goes wrong around it.
 pub fn run<T: Send + 'static, E: Send + 'static>(
     rights: Rights,
@@ -128,50 +86,56 @@ fn run_within<T: Send + 'static, E: Send + 'static>(
     act: &str,
     work: impl FnOnce(&Turn) -> Result<T, E> + Send + 'static,
 ) -> Result<T, Failure<E>> {
-    let given_up = |cause: &str| Failure::GivenUp(Error::new(format!("{act}: {cause}")));
-    let Some(place) = Place::reserve(account.uid, patience) else {
-        return Err(given_up("earlier commands for files of this user have not ended"));
-    };
-    let account = account.clone();
     let turn = Arc::new(Turn::default());
-    let (sender, receiver) = sync_channel(1);
-    let turn_of_work = Arc::clone(&turn);
-    let thread = thread::Builder::new().name("as user".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-        let ready = match rights {
-            Rights::User => become_user(&account),
-            Rights::Agent => Ok(()),
-        };
-        let done = match ready {
-            Ok(()) => work(&turn_of_work).map_err(Failure::Failed),
-            Err(cause) => Err(Failure::NotBegun(cause)),
-        };
-        drop(place);
-        // Nobody takes it any more if it has been given up.
-        let _ = sender.send(done);
-    });
-    if let Err(cause) = thread {
-        return Err(given_up(&format!("cannot start a thread: {cause}")));
-    }
-    let mut done = receiver.recv_timeout(patience);
-    let mut pieces = 0;
-    for _ in 1..ROUNDS_MAX {
-        let now = turn.pieces.load(Ordering::Relaxed);
-        if !matches!(done, Err(RecvTimeoutError::Timeout)) || now == pieces {
-            break;
+    let (turn_of_work, account) = (Arc::clone(&turn), account.clone());
+    let uid = account.uid.to_string();
+    let mut limit =
+        Limit { turn: &turn, patience, end: patience, rounds_left: ROUNDS_MAX - 1, pieces: 0, is_last: false };
+    let done = AT_WORK.run_while(
+        &uid,
+        |waited| limit.is_worth(waited),
+        move || {
+            let ready = match rights {
+                Rights::User => become_user(&account),
+                Rights::Agent => Ok(()),
+            };
+            match ready {
+                Ok(()) => work(&turn_of_work).map_err(Failure::Failed),
+                Err(cause) => Err(Failure::NotBegun(cause)),
+            }
+        },
+    );
+    done.unwrap_or_else(|not_done| Err(Failure::GivenUp(Error::new(format!("{act}: {not_done}")))))
+}
+
+/// How long the work is waited for.
+struct Limit<'a> {
+    turn: &'a Turn,
+    patience: Duration,
+    /// When it is looked at again.
+    end: Duration,
+    rounds_left: usize,
+    /// The pieces that were done at the last look.
+    pieces: usize,
+    /// The work has taken the turn.
+    is_last: bool,
+}
+
+impl Limit<'_> {
+    fn is_worth(&mut self, waited: Duration) -> bool {
+        if waited < self.end {
+            return true;
         }
-        pieces = now;
-        done = receiver.recv_timeout(patience);
+        self.end = waited + self.patience;
+        let before = std::mem::replace(&mut self.pieces, self.turn.pieces.load(Ordering::Relaxed));
+        if self.pieces != before && self.rounds_left > 0 {
+            self.rounds_left -= 1;
+            return true;
+        }
+        // The first who takes the turn decides. If that was the work, it has taken effect by now, or is about to.
+        self.rounds_left = 0;
+        !std::mem::replace(&mut self.is_last, true) && !self.turn.take()
     }
-    if matches!(done, Err(RecvTimeoutError::Timeout)) && !turn.take() {
-        // It has taken effect by now, or is about to.
-        done = receiver.recv_timeout(patience);
-    }
-    done.unwrap_or_else(|error| {
-        Err(given_up(match error {
-            RecvTimeoutError::Timeout => "the file system does not answer",
-            RecvTimeoutError::Disconnected => "the agent failed, its log says why",
-        }))
-    })
 }
 
 /// Gives up all rights of this thread but the user's.
@@ -190,7 +154,7 @@ fn become_user(account: &Account) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Account, Failure, HANGING_MAX, Rights, Turn, become_user, run, run_within};
+    use super::{Account, Failure, Rights, Turn, become_user, run, run_within};
     use crate::system::error::Error;
     use rustix::process::geteuid;
     use std::sync::mpsc::{TryRecvError, channel};
@@ -216,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_end_is_given_up_and_limited() {
+    fn what_does_not_end_is_given_up() {
         let own = account(geteuid().as_raw());
         let (release, hold) = channel::<()>();
         let (report, taken) = channel();
@@ -225,23 +189,8 @@ mod tests {
             let _ = report.send(turn.take());
             Ok::<_, Error>(())
         });
-        assert_eq!(text(stuck), "failed: the file system does not answer");
-        let mut released = vec![release];
-        let refused = loop {
-            let (release, hold) = channel::<()>();
-            released.push(release);
-            let done = run_within(Duration::from_millis(50), Rights::User, &own, "failed", move |_| {
-                let _ = hold.recv();
-                Ok::<_, Error>(())
-            });
-            let text = text(done);
-            if text != "failed: the file system does not answer" {
-                break text;
-            }
-            assert!(released.len() <= HANGING_MAX.0);
-        };
-        assert_eq!(refused, "failed: earlier commands for files of this user have not ended");
-        drop(released);
+        assert_eq!(text(stuck), "failed: no end after 0 s");
+        drop(release);
         assert!(!taken.recv().unwrap(), "what was given up takes no effect");
     }
 
@@ -249,14 +198,14 @@ mod tests {
     fn work_that_gets_on_is_waited_for_longer_but_not_for_ever() {
         let own = account(geteuid().as_raw());
         let (release, hold) = channel::<()>();
-        let done = run_within(Duration::from_millis(20), Rights::Agent, &own, "failed", move |turn| {
+        let done = run_within(Duration::from_millis(100), Rights::Agent, &own, "failed", move |turn| {
             while hold.try_recv() == Err(TryRecvError::Empty) {
                 turn.note_progress();
                 std::thread::sleep(Duration::from_millis(1));
             }
             Ok::<_, Error>(())
         });
-        assert_eq!(text(done), "failed: the file system does not answer");
+        assert!(text(done).starts_with("failed: no end after "));
         drop(release);
     }
 

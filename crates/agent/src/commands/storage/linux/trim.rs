@@ -5,10 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::path::Path;
 use std::time::Duration;
 
 use qga_protocol::storage::{TrimReport, TrimResult};
@@ -16,7 +13,7 @@ use qga_sys::filesystem::TrimRange;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::system::blocking::STACK_BYTES;
+use crate::system::blocking::BlockingThreads;
 use crate::system::error::{Error, cause_text};
 use crate::system::mounts::{self, Mount};
 use crate::system::root::Root;
@@ -24,8 +21,8 @@ use crate::system::root::Root;
 /// How long a file system may take. Large ones on slow disks take many minutes.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// The mount points at which threads hang.
-static HANGING: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Threads that trim, one for a mount point.
+static TRIMMING: BlockingThreads = BlockingThreads::new("trim", 1, 64);
 
 /// What becomes of a file system with these mounts.
 type Trim = fn(&[Mount], u64) -> Result<TrimRange, String>;
@@ -91,40 +88,15 @@ fn within(
     minimum_bytes: u64,
     of_one: Trim,
 ) -> Result<TrimRange, String> {
-    if hanging().iter().any(|known| known == mountpoint) {
-        return Err("failed to trim: an earlier attempt has not ended yet".to_owned());
-    }
-    let (report, reports) = mpsc::channel();
-    let (point, worker) = (mountpoint.to_owned(), thread::Builder::new().name("trim".to_owned()));
-    let started = worker.stack_size(STACK_BYTES).spawn(move || {
-        let outcome = of_one(&mounts, minimum_bytes);
-        let mut hanging = hanging();
-        if report.send(outcome).is_err() {
-            hanging.retain(|known| *known != point);
-            log::info!("trimming the file system at '{}' has ended after all", point.display());
-        }
-    });
-    started.map_err(|cause| format!("failed to trim: no thread for it: {}", cause_text(&cause)))?;
-    if let Ok(outcome) = reports.recv_timeout(patience) {
-        return outcome;
-    }
-    // From here on the thread cannot report any more, or it has reported just now.
-    let mut hanging = hanging();
-    if let Ok(outcome) = reports.try_recv() {
-        return outcome;
-    }
-    hanging.push(mountpoint.to_owned());
-    drop(reports);
-    Err(format!("failed to trim: no end after {} s", patience.as_secs()))
-}
-
-fn hanging() -> MutexGuard<'static, Vec<PathBuf>> {
-    HANGING.lock().unwrap_or_else(PoisonError::into_inner)
+    let work = move || of_one(&mounts, minimum_bytes);
+    TRIMMING
+        .run(&mountpoint.to_string_lossy(), patience, work)
+        .unwrap_or_else(|not_done| Err(format!("failed to trim: {not_done}")))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{TrimRange, hanging, of_one, trim, within};
+    use super::{TrimRange, of_one, trim, within};
     use crate::system::mounts::{self, Mount};
     use crate::system::root::Root;
     use std::cell::Cell;
@@ -178,9 +150,12 @@ mod tests {
         let error = within(LONG, point, Vec::new(), 0, hang).unwrap_err();
         assert_eq!(error, "failed to trim: an earlier attempt has not ended yet");
         drop(dead);
-        while hanging().iter().any(|known| known == point) {
-            std::thread::yield_now();
-        }
-        assert_eq!(within(LONG, point, Vec::new(), 7, hang).unwrap(), TrimRange { start: 0, length: 1, minimum: 7 });
+        let trimmed = loop {
+            match within(LONG, point, Vec::new(), 7, hang) {
+                Err(_) => std::thread::yield_now(),
+                Ok(trimmed) => break trimmed,
+            }
+        };
+        assert_eq!(trimmed, TrimRange { start: 0, length: 1, minimum: 7 });
     }
 }

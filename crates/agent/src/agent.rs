@@ -39,6 +39,7 @@ pub struct Agent {
 impl Agent {
     /// An agent with nothing open.
     pub fn new(policy: Policy, state: State, programs: Programs, freezer: Arc<Freezer>) -> Self {
+        let budget = programs.budget();
         Self {
             policy,
             files: Files::new(state),
@@ -46,7 +47,7 @@ impl Agent {
             root: Root::host(),
             freezer,
             exclusive: Exclusive::default(),
-            budget: Budget::default(),
+            budget,
             stuck: Stuck::default(),
             stuck_ways_out: Stuck::default(),
         }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use base64_simd::STANDARD;
+use base64_simd::{Out, STANDARD};
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -149,7 +149,7 @@ impl<'a> Base64Text<'a> {
             ended = characters.ends_with(b"=");
             piece.clear();
             piece.resize(characters.len() / 4 * 3, 0);
-            match STANDARD.decode(characters, base64_simd::Out::from_slice(&mut piece)) {
+            match STANDARD.decode(characters, Out::from_slice(&mut piece)) {
                 Ok(decoded) => take(decoded),
                 // Perhaps only the bits that a padded group leaves over are not zero: they mean nothing.
                 Err(_) => match without_spare_bits(characters).and_then(|text| STANDARD.decode_to_vec(text).ok()) {
@@ -198,6 +198,13 @@ fn without_spare_bits(characters: &[u8]) -> Option<Vec<u8>> {
 fn why(characters: &[u8]) -> Base64Error {
     let known = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
     if characters.iter().all(known) { Base64Error::Tail } else { Base64Error::Characters }
+}
+
+/// Adds the base64 of some data to a line. Where more follows, the length of the data must be a multiple of three.
+pub fn append(line: &mut Vec<u8>, data: &[u8]) {
+    let start = line.len();
+    line.resize(start + data.len().div_ceil(3) * 4, 0);
+    let _encoded = STANDARD.encode(data, Out::from_slice(&mut line[start..]));
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base64::{Base64, Base64Text};
+use crate::base64::{self, Base64, Base64Text};
 use crate::command::{Command, Family, Type, Wire};
 use crate::{command, enumeration, object};
 
@@ -189,5 +189,58 @@ mod tests {
     fn a_running_program_has_no_result() {
         let status: ExecStatus = serde_json::from_str(r#"{"exited":false}"#).unwrap();
         assert_eq!(serde_json::to_string(&status).unwrap(), r#"{"exited":false}"#);
+    }
+}
+
+/// The result of `guest-exec-status` for a program that has ended, in pieces: its text is that of an [`ExecStatus`], which
+/// never has to exist whole.
+///
+/// ```
+/// use qga_protocol::exec::StatusReply;
+/// let mut result = Vec::new();
+/// StatusReply::begin(&mut result, Some(0), None);
+/// StatusReply::begin_data(&mut result, "out-data");
+/// StatusReply::data(&mut result, b"abc");
+/// StatusReply::data(&mut result, b"d");
+/// StatusReply::end_data(&mut result);
+/// StatusReply::end(&mut result, [true, false]);
+/// let whole = br#"{"exited": true, "exitcode": 0, "out-data": "YWJjZA==", "out-truncated": true}"#;
+/// assert_eq!(result, whole);
+/// ```
+#[derive(Debug)]
+pub struct StatusReply;
+
+impl StatusReply {
+    /// What comes before the data: how the program ended, as far as that is known.
+    pub fn begin(line: &mut Vec<u8>, exitcode: Option<i64>, signal: Option<i64>) {
+        line.extend_from_slice(b"{\"exited\": true");
+        for (name, number) in [("exitcode", exitcode), ("signal", signal)] {
+            if let Some(number) = number {
+                line.extend_from_slice(format!(", \"{name}\": {number}").as_bytes());
+            }
+        }
+    }
+
+    /// Begins `out-data` or `err-data`, in this order.
+    pub fn begin_data(line: &mut Vec<u8>, name: &str) {
+        line.extend_from_slice(format!(", \"{name}\": \"").as_bytes());
+    }
+
+    /// Some of the data. The length of all pieces but the last must be a multiple of three.
+    pub fn data(line: &mut Vec<u8>, data: &[u8]) {
+        base64::append(line, data);
+    }
+
+    /// Ends the data that was begun.
+    pub fn end_data(line: &mut Vec<u8>) {
+        line.push(b'"');
+    }
+
+    /// What comes after the data: whether standard output and standard error lack something.
+    pub fn end(line: &mut Vec<u8>, truncated: [bool; 2]) {
+        for (name, _) in ["out-truncated", "err-truncated"].into_iter().zip(truncated).filter(|(_, is)| *is) {
+            line.extend_from_slice(format!(", \"{name}\": true").as_bytes());
+        }
+        line.push(b'}');
     }
 }

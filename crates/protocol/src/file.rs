@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::args::{self, Branches};
-use crate::base64::{Base64, Base64Text};
+use crate::base64::{self, Base64, Base64Text};
 use crate::command::{Command, Family, Nothing, Type, Wire};
 use crate::{command, enumeration, object};
 
@@ -195,9 +195,7 @@ impl ReadReply {
 
     /// Some of the data. The length of all pieces but the last must be a multiple of three.
     pub fn data(line: &mut Vec<u8>, data: &[u8]) {
-        let start = line.len();
-        line.resize(start + data.len().div_ceil(3) * 4, 0);
-        let _encoded = base64_simd::STANDARD.encode(data, base64_simd::Out::from_slice(&mut line[start..]));
+        base64::append(line, data);
     }
 
     /// What comes after the data: how many bytes it was, and whether the end of the file was met.

@@ -29,6 +29,7 @@ pub enum ErrorClass {
 #[derive(Debug, Clone)]
 pub struct Request {
     text: Vec<u8>,
+    tokens: usize,
     execute: Range<usize>,
     arguments: Option<Range<usize>>,
     id: Option<Range<usize>>,
@@ -50,6 +51,12 @@ impl Refusal {
     #[must_use]
     pub fn generic(desc: impl Into<String>) -> Self {
         Self { desc: desc.into(), id: None, object: false, is_reply: false }
+    }
+
+    /// A refusal of a request that was understood, for a cause outside of it.
+    #[must_use]
+    pub fn of_request(desc: impl Into<String>, request: &Request) -> Self {
+        Self { desc: desc.into(), id: request.id(), object: true, is_reply: false }
     }
 
     /// A byte that cannot stand where it stands; `token` ends with it.
@@ -90,7 +97,7 @@ pub struct Id(Vec<u8>);
 
 impl Request {
     /// Judges a message's text, which consists of whole tokens.
-    pub(crate) fn from_text(text: Vec<u8>) -> Result<Self, Refusal> {
+    pub(crate) fn from_text(text: Vec<u8>, tokens: usize) -> Result<Self, Refusal> {
         syntax::check(&text).map_err(Refusal::generic)?;
         let message = Value::new(&text);
         if message.kind() != Kind::Object {
@@ -118,13 +125,24 @@ impl Request {
             }
         }
         match (execute, wrong) {
-            (Some(execute), None) => Ok(Self { text, execute, arguments, id }),
+            (Some(execute), None) => Ok(Self { text, tokens, execute, arguments, id }),
             (_, wrong) => {
                 let desc = wrong.unwrap_or_else(|| "QMP input lacks member 'execute'".to_owned());
                 let id = id.map(|id| Id(encode::echo(Value::new(&text[id]))));
                 Err(Refusal { desc, id, object: true, is_reply: has_result && !has_other })
             }
         }
+    }
+
+    /// What the request costs in bytes until it is answered, at most. Its `id` is copied twice, for the reply and into it,
+    /// where other than ASCII may be written as an escape.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        const COPIES: usize = 2;
+        const ESCAPED: usize = 3;
+        let id = self.id.clone().map_or(&[][..], |id| &self.text[id]);
+        let copied = if id.is_ascii() { id.len() * COPIES } else { id.len() * COPIES * ESCAPED };
+        crate::stream::cost_bytes(self.text.len(), self.tokens).saturating_add(copied)
     }
 
     /// The command's name, known or not.

@@ -35,6 +35,17 @@ impl Default for Limits {
     }
 }
 
+/// What a token costs besides its text, in bytes: an object's key while it is looked for a second one, an element of a
+/// list that a command takes. One of two tokens or fewer is a value.
+const TOKEN_BYTES: usize = 32;
+
+/// What a message of so many bytes and tokens costs until it is answered, at most: its text, which is not copied, and what
+/// becomes of its tokens.
+#[must_use]
+pub const fn cost_bytes(text_bytes: usize, tokens: usize) -> usize {
+    text_bytes.saturating_add(tokens.saturating_mul(TOKEN_BYTES))
+}
+
 /// What came out of the bytes.
 #[derive(Debug)]
 pub enum Event {
@@ -149,6 +160,12 @@ impl Decoder {
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         self.message.len()
+    }
+
+    /// What the message that has not ended yet costs in bytes, as [`cost_bytes`] has it.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        cost_bytes(self.message.len(), self.tokens)
     }
 
     /// Takes bytes from the front of `input` up to the end of a message or an error, and returns that. `None` when
@@ -300,10 +317,10 @@ impl Decoder {
         if balanced && self.nesting.depth > 0 {
             return None;
         }
-        let text = std::mem::take(&mut self.message);
+        let (text, tokens) = (std::mem::take(&mut self.message), self.tokens);
         self.clear();
         self.reset_answered = false;
-        match Request::from_text(text) {
+        match Request::from_text(text, tokens) {
             Ok(request) => {
                 self.quiet = false;
                 Some(Event::Request(request))

@@ -3,20 +3,25 @@
 //! Starting a program is all that happens here; [`crate::process::supervisor`] serves it while it runs.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use qga_protocol::base64::{Base64, Base64Text};
-use qga_protocol::exec::{CaptureMode, CaptureOutput, Exec, ExecStarted, ExecStatus, Status};
+use qga_protocol::base64::Base64Text;
+use qga_protocol::exec::{CaptureMode, CaptureOutput, Exec, ExecStarted, ExecStatus, Status, StatusReply};
+use qga_protocol::message::clip;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, getrlimit};
 
 use crate::dispatch::Call;
-use crate::dispatch::handler::{Entry, Outcome, Run, family};
+use crate::dispatch::answer::Answer;
+use crate::dispatch::handler::{Entry, Outcome, Run, Stream, family};
+use crate::limits::memory_budget::Hold;
 use crate::process::child::Exit;
 use crate::process::client_programs::{Input, Started};
 use crate::process::environment;
@@ -37,10 +42,17 @@ const SHELL: &str = "/bin/sh";
 
 impl Run for Exec<'_> {
     fn run(self, call: &Call<'_>) -> Result<Outcome<ExecStarted>, Error> {
-        let words = std::iter::once(&self.path).chain(self.arg.iter().flatten());
-        let quoted: Vec<String> = words.map(|word| format!("{word:?}")).collect();
-        audit(format_args!("guest-exec called: {}", quoted.join(" ")));
+        audit(format_args!("guest-exec called: {}", quoted(&self)));
         let failed = |cause: &str| Error::new(format!("Failed to execute child process “{}” ({cause})", self.path));
+        let strings = strings_bytes(&self);
+        if strings > strings_bytes_max() {
+            // The kernel would say so too, after everything has been copied.
+            return Err(failed(&cause_text(&Errno::TOOBIG.into())));
+        }
+        let mut copies = call.agent.budget.hold();
+        if !copies.resize(strings * COPY_FACTOR) {
+            return Err(failed("other requests fill the agent's memory: ask again later"));
+        }
         let input = self.input_data.as_ref().map(Base64Text::decode).transpose()?;
         let place = call.agent.programs.reserve(&format!("Failed to execute child process “{}”", self.path))?;
         let input = input.map(|data| {
@@ -65,6 +77,38 @@ impl Run for Exec<'_> {
         place.fill(Started { pid, ward, ..started });
         Ok(ExecStarted { pid: i64::from(pid) }.into())
     }
+}
+
+/// What the strings of a program cost while it is started, in parts of [`strings_bytes`]: a copy each, with what a small
+/// allocation takes.
+const COPY_FACTOR: usize = 6;
+
+/// The program and its arguments as the log shows them: not more than fits into a line.
+fn quoted(exec: &Exec<'_>) -> String {
+    const BYTES_SHOWN: usize = 4 << 10;
+    let mut shown = format!("{:?}", clip(&exec.path));
+    for word in exec.arg.iter().flatten() {
+        if shown.len() > BYTES_SHOWN {
+            shown.push_str(" ...");
+            break;
+        }
+        let _ = write!(shown, " {:?}", clip(word));
+    }
+    shown
+}
+
+/// What execve(2) counts of a program's arguments and environment: each string with its end, and a pointer to it.
+fn strings_bytes(exec: &Exec<'_>) -> usize {
+    let strings = exec.arg.iter().chain(&exec.env).flatten();
+    strings.map(|string| string.len() + 1 + size_of::<usize>()).sum::<usize>() + exec.path.len()
+}
+
+/// The most of that which execve(2) takes: a quarter of the limit of the stack, within bounds (since Linux 4.13).
+fn strings_bytes_max() -> usize {
+    const LEAST: u64 = 128 << 10;
+    const MOST: u64 = 6 << 20;
+    let stack = getrlimit(Resource::Stack).current.unwrap_or(u64::MAX);
+    usize::try_from((stack / 4).clamp(LEAST, MOST)).unwrap_or(usize::MAX)
 }
 
 /// The descriptors for a program's standard streams, and our ends of those that are pipes.
@@ -164,40 +208,85 @@ impl Run for Status {
         audit(format_args!("guest-exec-status called, pid: {}", self.pid));
         let pid = i32::try_from(self.pid).ok();
         let status = pid.and_then(|pid| call.agent.programs.status(pid).or_else(|| keeper::ask(pid)));
-        let reply = match status {
+        let (exit, outputs) = match status {
             None => return Err(Error::new(format!("PID {} does not exist", self.pid))),
-            Some(kept_output::Status::Running) => ExecStatus {
-                exited: false,
-                exitcode: None,
-                signal: None,
-                out_data: None,
-                err_data: None,
-                out_truncated: None,
-                err_truncated: None,
-            },
-            Some(kept_output::Status::Ended(exit, [out, err])) => {
-                let failed = |error| Error::io(format!("the output of program {} is lost", self.pid), &error);
-                let data = |output: Output| -> Result<Option<Base64>, Error> {
-                    let bytes = output.into_bytes().map_err(failed)?;
-                    Ok((!bytes.is_empty()).then_some(Base64(bytes)))
-                };
-                let (exitcode, signal) = match exit {
-                    Some(Exit::Code(code)) => (Some(i64::from(code)), None),
-                    Some(Exit::Signal(signal)) => (None, Some(i64::from(signal))),
-                    None => (None, None),
-                };
-                ExecStatus {
-                    exited: true,
-                    exitcode,
-                    signal,
-                    out_truncated: out.is_truncated().then_some(true),
-                    err_truncated: err.is_truncated().then_some(true),
-                    out_data: data(out)?,
-                    err_data: data(err)?,
-                }
-            }
+            Some(kept_output::Status::Running) => return Ok(RUNNING.into()),
+            Some(kept_output::Status::Ended(exit, outputs)) => (exit, outputs),
         };
-        Ok(reply.into())
+        let mut held = call.agent.budget.hold();
+        // Counted, not asked for: the output is there already.
+        held.resize(outputs.iter().map(Output::len).sum());
+        let lost = |error| Error::io(format!("the output of program {} is lost", self.pid), &error);
+        let mut result = ResultStream { exit, outputs, piece: vec![0; PIECE_BYTES], first: 0, _held: held };
+        // What cannot be read is an error, and not half a reply.
+        result.first = result.outputs[0].read_at(&mut result.piece, 0).map_err(lost)?;
+        result.outputs[1].read_at(&mut [0], 0).map_err(lost)?;
+        Ok(Outcome::Stream(Box::new(result)))
+    }
+}
+
+/// What is told of a program that has not ended.
+const RUNNING: ExecStatus = ExecStatus {
+    exited: false,
+    exitcode: None,
+    signal: None,
+    out_data: None,
+    err_data: None,
+    out_truncated: None,
+    err_truncated: None,
+};
+
+/// Bytes of output that are read in one go. A multiple of three, so that their base64 needs no padding before the end.
+const PIECE_BYTES: usize = 96 << 10;
+
+/// The result of a program, made while it is sent.
+struct ResultStream {
+    exit: Option<Exit>,
+    outputs: [Output; 2],
+    piece: Vec<u8>,
+    /// Bytes of standard output that have been read.
+    first: usize,
+    _held: Hold,
+}
+
+impl Stream for ResultStream {
+    fn send(self: Box<Self>, mut answer: Answer<'_>, call: &Call<'_>) {
+        let Self { exit, outputs, mut piece, first, _held } = *self;
+        let (exitcode, signal) = match exit {
+            Some(Exit::Code(code)) => (Some(i64::from(code)), None),
+            Some(Exit::Signal(signal)) => (None, Some(i64::from(signal))),
+            None => (None, None),
+        };
+        let mut line = Vec::new();
+        Answer::begin_line(&mut line);
+        StatusReply::begin(&mut line, exitcode, signal);
+        let mut read = Some(first);
+        for (name, output) in ["out-data", "err-data"].into_iter().zip(&outputs) {
+            let mut sent = 0;
+            while sent < output.len() {
+                let count = match read.take().map_or_else(|| output.read_at(&mut piece, sent), Ok) {
+                    Ok(count) => count,
+                    Err(error) => {
+                        log::warn!("a result ended in the middle: {}", cause_text(&error));
+                        break;
+                    }
+                };
+                if sent == 0 {
+                    StatusReply::begin_data(&mut line, name);
+                } else if !answer.send_piece(&mut line) {
+                    return;
+                }
+                StatusReply::data(&mut line, &piece[..count]);
+                call.note_progress();
+                sent += count;
+            }
+            if sent > 0 {
+                StatusReply::end_data(&mut line);
+            }
+            read = None;
+        }
+        StatusReply::end(&mut line, outputs.each_ref().map(Output::is_truncated));
+        answer.end_line(&mut line);
     }
 }
 

@@ -1,12 +1,13 @@
-//! How much memory requests, and what they give to programs, may hold, all clients together.
+//! How much memory clients may hold, all together: requests and what becomes of them, what they give to programs, what is
+//! kept of the output of programs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of messages, whole or half, that may be held at once.
-const TOTAL_BYTES_MAX: usize = 192 << 20;
+/// Bytes that may be held at once. With what is free, the agent's own and its buffers it stays below 256 MB.
+pub const TOTAL_BYTES_MAX: usize = 160 << 20;
 /// What every client may hold whatever the others do.
-const CLIENT_BYTES_FREE: usize = 1 << 20;
+const CLIENT_BYTES_FREE: usize = 512 << 10;
 
 /// The sum over all clients.
 #[derive(Debug, Clone, Default)]
@@ -17,12 +18,18 @@ pub struct Budget(Arc<AtomicUsize>);
 pub struct Hold {
     budget: Budget,
     bytes: usize,
+    free_bytes: usize,
 }
 
 impl Budget {
     /// A hold of nothing yet.
     pub fn hold(&self) -> Hold {
-        Hold { budget: self.clone(), bytes: 0 }
+        self.hold_with_free(CLIENT_BYTES_FREE)
+    }
+
+    /// A hold of nothing yet, of which so many bytes are there whatever others hold.
+    pub fn hold_with_free(&self, free_bytes: usize) -> Hold {
+        Hold { budget: self.clone(), bytes: 0, free_bytes }
     }
 
     /// A hold of so many bytes, if they are there.
@@ -46,7 +53,24 @@ impl Hold {
             self.budget.0.fetch_sub(self.bytes - bytes, Ordering::Relaxed)
         };
         self.bytes = bytes;
-        bytes <= CLIENT_BYTES_FREE || total <= TOTAL_BYTES_MAX
+        bytes <= self.free_bytes || total <= TOTAL_BYTES_MAX
+    }
+
+    /// What it is a part of.
+    pub fn budget(&self) -> Budget {
+        self.budget.clone()
+    }
+
+    /// How many bytes more could be held now.
+    pub fn room(&self) -> usize {
+        let free = self.free_bytes.saturating_sub(self.bytes);
+        TOTAL_BYTES_MAX.saturating_sub(self.budget.0.load(Ordering::Relaxed)).max(free)
+    }
+
+    /// A new hold in the place of this one, which is returned with all that it holds.
+    pub fn split_off(&mut self) -> Self {
+        let new = self.budget.hold_with_free(self.free_bytes);
+        std::mem::replace(self, new)
     }
 }
 

@@ -22,6 +22,8 @@ use crate::system::error::Error;
 
 /// Programs that run or whose results nobody has fetched.
 const PROGRAMS_MAX: usize = 512;
+/// Bytes of output that are kept whatever else clients hold of the agent's memory.
+const OUTPUT_BYTES_FREE: usize = STREAM_BYTES_MAX;
 /// Programs that run with pipes at once: three descriptors each, of the 1024 that a process usually may have.
 const PIPED_PROGRAMS_MAX: usize = 128;
 /// The largest pipe that the system usually allows.
@@ -37,13 +39,21 @@ struct Shared {
     wake: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
-#[derive(Default)]
 struct Table {
     known: HashMap<i32, Program>,
     /// Places that are promised to programs about to start.
     reserved: usize,
     /// Bytes of output that are kept.
     output_bytes: usize,
+    /// What they hold of the agent's memory.
+    held: Hold,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        let held = Budget::default().hold_with_free(OUTPUT_BYTES_FREE);
+        Self { known: HashMap::new(), reserved: 0, output_bytes: 0, held }
+    }
 }
 
 /// What is known of one program.
@@ -168,6 +178,11 @@ impl Programs {
         Ok(Place(self))
     }
 
+    /// What all clients may hold of the agent's memory, out of which the output is kept.
+    pub fn budget(&self) -> Budget {
+        self.lock().held.budget()
+    }
+
     /// How a program is doing. A result is handed over once. `None` for an unknown program.
     pub fn status(&self, pid: i32) -> Option<Status> {
         let mut table = self.lock();
@@ -241,6 +256,7 @@ impl Table {
     fn remove(&mut self, pid: i32) -> Option<[Output; 2]> {
         let program = self.known.remove(&pid)?;
         self.output_bytes -= program.output.iter().map(Output::len).sum::<usize>();
+        self.held.resize(self.output_bytes);
         Some(program.output)
     }
 
@@ -286,7 +302,9 @@ impl Table {
             Ok(count) => {
                 let output = &mut program.output[stream];
                 let was_truncated = output.is_truncated();
-                self.output_bytes += output.keep(&buffer[..count], OUTPUT_BYTES_MAX - self.output_bytes);
+                let room = (OUTPUT_BYTES_MAX - self.output_bytes).min(self.held.room());
+                self.output_bytes += output.keep(&buffer[..count], room);
+                self.held.resize(self.output_bytes);
                 if let Some(ward) = program.ward.as_ref().filter(|_| output.is_truncated() && !was_truncated) {
                     ward.has_truncated(stream);
                 }

@@ -115,7 +115,21 @@ impl Output {
         Ok(())
     }
 
+    /// Some of it from an offset on, as much as there is and fits; returns how much.
+    ///
+    /// # Errors
+    /// Of reading the file.
+    pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> io::Result<usize> {
+        let count = buffer.len().min(self.length.saturating_sub(offset));
+        match &self.file {
+            Some(file) => file.read_exact_at(&mut buffer[..count], offset as u64)?,
+            None => buffer[..count].copy_from_slice(&self.bytes[offset..offset + count]),
+        }
+        Ok(count)
+    }
+
     /// All of it.
+    #[cfg(test)]
     pub fn into_bytes(self) -> io::Result<Vec<u8>> {
         match &self.file {
             Some(file) => read(file, self.length),

@@ -30,8 +30,8 @@ pub fn serve(agent: &Arc<Agent>, outlet: &Arc<Outlet>, first: &[u8]) -> std::io:
     let mut lane = Lane::new(agent, outlet.voice());
     let mut intake = Intake::new(link, agent.budget.hold(), first);
     let end = loop {
-        let event = match intake.next(lane.watch()) {
-            Arrival::Message(event) => event,
+        let (event, hold) = match intake.next(lane.watch()) {
+            Arrival::Message(event, hold) => (event, hold),
             Arrival::Nothing => continue,
             Arrival::End(end) => break end,
         };
@@ -40,7 +40,7 @@ pub fn serve(agent: &Arc<Agent>, outlet: &Arc<Outlet>, first: &[u8]) -> std::io:
             lane.give_up();
             lane = Lane::new(agent, lane.voice.sibling());
         }
-        let Some(job) = lane.receive(message) else { continue };
+        let Some(job) = lane.receive(message, hold) else { continue };
         if !lane.is_idle() {
             lane.push(job);
             continue;

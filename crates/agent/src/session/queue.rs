@@ -201,8 +201,8 @@ impl Lane {
         true
     }
 
-    /// Answers a message at once, if that cannot block and nothing is before it. Else returns what has to wait.
-    pub fn receive(&self, message: Message) -> Option<Job> {
+    /// Answers a message, which holds some of the agent's memory, at once, if that cannot block and nothing is before it. Else returns what has to wait.
+    pub fn receive(&self, message: Message, hold: Hold) -> Option<Job> {
         let asked = match message {
             Message::Refused(refusal) if refusal.answers_a_reply() => {
                 self.voice.note_echo();
@@ -230,8 +230,6 @@ impl Lane {
             dispatch::answer(&self.agent, asked.entry, &asked.request, &self.voice);
             return None;
         }
-        let mut hold = self.agent.budget.hold();
-        hold.resize(asked.request.text_bytes());
         Some(Job::Request(asked, hold))
     }
 
@@ -412,8 +410,8 @@ impl Lane {
     fn next_read(&self, mut intake: Intake) -> Option<Job> {
         let lent = loop {
             match intake.next(Some(WORKER_IDLE)) {
-                Arrival::Message(event) => {
-                    let Some(job) = self.receive(Message::from(event)) else { continue };
+                Arrival::Message(event, hold) => {
+                    let Some(job) = self.receive(Message::from(event), hold) else { continue };
                     self.voice.set_busy(true);
                     let mut state = self.lock();
                     state.begin(&job);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use qga_protocol::message::Refusal;
 use qga_protocol::stream::{Decoder, Event};
 
 use crate::limits::memory_budget::Hold;
@@ -32,8 +33,8 @@ pub struct Intake {
 
 /// What came of waiting.
 pub enum Arrival {
-    /// A message.
-    Message(Event),
+    /// A message, and what it holds of the agent's memory.
+    Message(Event, Hold),
     /// Nothing, for the time that was given.
     Nothing,
     /// The client has stopped sending or is gone; or it cannot be read from, and why.
@@ -51,13 +52,15 @@ impl Intake {
     /// The next message; waits for it, for ever or as long as it is told.
     pub fn next(&mut self, limit: Option<Duration>) -> Arrival {
         loop {
-            if let Some(event) = self.decode() {
-                return Arrival::Message(event);
+            if let Some((event, hold)) = self.decode() {
+                return Arrival::Message(event, hold);
             }
             let is_large = self.decoder.buffered_bytes() >= LARGE_MESSAGE_BYTES;
             let is_still = || matches!(self.link.is_readable_within(MESSAGE_LOOK), Ok(false));
             if is_large && (0..MESSAGE_LOOKS).all(|_| is_still()) {
-                return self.drop_half_message("a large request did not go on for too long: it was dropped");
+                let (event, hold) =
+                    self.drop_half_message("a large request did not go on for too long: it was dropped");
+                return Arrival::Message(event, hold);
             }
             if limit.is_some_and(|limit| matches!(self.link.is_readable_within(limit), Ok(false))) {
                 return Arrival::Nothing;
@@ -71,50 +74,67 @@ impl Intake {
         }
     }
 
-    /// A message of what has been read.
-    fn decode(&mut self) -> Option<Event> {
+    /// A message of what has been read, and its hold.
+    fn decode(&mut self) -> Option<(Event, Hold)> {
         if self.unread.is_empty() {
             return None;
         }
         let mut bytes = &self.buffer[self.unread.clone()];
         let event = self.decoder.next(&mut bytes);
         self.unread.start = self.unread.end - bytes.len();
-        // Also after a whole message, which takes from the budget what it held as a half one.
-        let fits = self.held.resize(self.decoder.buffered_bytes());
-        if event.is_some() || fits {
-            return event;
+        // A whole message keeps what it held as a half one: nobody else can take it in between.
+        let mut hold = event.is_some().then(|| self.held.split_off());
+        let fits = match (&event, &mut hold) {
+            (Some(Event::Request(request)), Some(hold)) => hold.resize(request.cost_bytes()),
+            (Some(Event::Refused(_)), Some(hold)) => hold.resize(0),
+            _ => self.held.resize(self.decoder.cost_bytes()),
+        };
+        match (event, hold) {
+            (Some(Event::Request(request)), Some(mut hold)) if !fits => {
+                let desc = "the agent holds too much of other requests: this one was not begun, ask again later";
+                let refusal = Refusal::of_request(desc, &request);
+                drop(request);
+                hold.resize(0);
+                Some((Event::Refused(refusal), hold))
+            }
+            (Some(event), Some(hold)) => Some((event, hold)),
+            _ if fits => None,
+            _ => {
+                let why = "the agent holds too much of unfinished requests: this one was dropped, ask again later";
+                Some(self.drop_half_message(why))
+            }
         }
-        let refused = self.decoder.refuse("the agent holds too much of unfinished requests: this one was dropped");
-        self.held.resize(0);
-        Some(refused)
     }
 
-    fn drop_half_message(&mut self, why: &str) -> Arrival {
+    fn drop_half_message(&mut self, why: &str) -> (Event, Hold) {
         let event = self.decoder.refuse(why);
         self.held.resize(0);
-        Arrival::Message(event)
+        (event, self.held.split_off())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Arrival, Intake};
-    use crate::limits::memory_budget::Budget;
+    use crate::limits::memory_budget::{Budget, TOTAL_BYTES_MAX};
     use crate::transport::Link;
     use std::io::Write as _;
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
     #[test]
-    fn a_whole_message_holds_nothing_of_the_budget_any_more() {
+    fn a_whole_message_holds_its_part_of_the_budget_until_it_is_dropped() {
         let (mut host, guest) = UnixStream::pair().unwrap();
         let budget = Budget::default();
         let mut intake = Intake::new(&Arc::new(Link::from(guest)), budget.hold(), b"");
         // Without an end of line: nothing comes after it.
         let request = format!(r#"{{"execute": "guest-ping", "arguments": {{"x": "{}"}}}}"#, "a".repeat(4 << 20));
         let sent = std::thread::spawn(move || host.write_all(request.as_bytes()).map(|()| host));
-        assert!(matches!(intake.next(None), Arrival::Message(_)));
+        let arrival = intake.next(None);
+        assert!(matches!(arrival, Arrival::Message(..)));
         let _host = sent.join().unwrap().unwrap();
-        assert!(budget.hold_of(192 << 20).is_some(), "it is still held");
+        assert!(budget.hold_of(TOTAL_BYTES_MAX - (4 << 20)).is_none(), "it is not held");
+        drop(arrival);
+        assert!(budget.hold_of(TOTAL_BYTES_MAX).is_some(), "it is still held");
     }
 }

@@ -23,7 +23,7 @@ fn a_command_that_ends_ends_the_freeze() {
     check(&["sh", "-c", "kill -9 $$"], 137);
     check(&["exit 4; true"], 4);
     check(&["/nonexistent/command"], 127);
-    check(&["/etc/hostname"], 126);
+    check(&["/etc/passwd"], 126);
 }
 
 #[test]
@@ -57,6 +57,42 @@ fn a_qga_that_is_told_to_end_ends_the_command_first() {
     let ended = wait(child);
     assert_eq!(ended.code, Some(130), "{ended:?}");
     assert_eq!(agent.acts(), WHOLE);
+}
+
+#[test]
+fn what_the_command_leaves_behind_has_ended_when_the_guest_is_thawed() {
+    let agent = Scripted::start();
+    let directory = tempfile::tempdir().unwrap();
+    let pids = directory.path().join("pids");
+    // In the background, without the hang-up, and in a session of its own.
+    let command = format!(
+        "sleep 300 & echo $! > {0}; nohup sleep 300 > /dev/null 2>&1 & echo $! >> {0}; \
+         setsid sh -c 'echo $$ >> {0}; exec sleep 300' & until [ $(wc -l < {0}) = 3 ]; do sleep 0.01; done",
+        pids.display()
+    );
+    let ended = run(&agent.target(), ["freeze", "--run", &command]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(agent.acts(), WHOLE);
+    for pid in std::fs::read_to_string(&pids).unwrap().lines() {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        assert!(status.is_empty() || status.contains("State:\tZ"), "{pid} works on: {status}");
+    }
+}
+
+#[test]
+fn a_command_whose_qga_is_killed_ends_with_it() {
+    let agent = Scripted::start();
+    let directory = tempfile::tempdir().unwrap();
+    let pid = directory.path().join("pid");
+    let command = format!("echo $$ > {}; exec sleep 300", pid.display());
+    let mut child = start(&agent.target(), ["freeze", "--run", &command]);
+    until("frozen", || agent.is_frozen() && pid.exists());
+    signal(child.id(), rustix::process::Signal::KILL);
+    child.wait().unwrap();
+    let process = std::fs::read_to_string(&pid).unwrap();
+    let status = format!("/proc/{}/status", process.trim());
+    until("ended", || !std::fs::read_to_string(&status).is_ok_and(|status| !status.contains("State:\tZ")));
+    until("thawed", || !agent.is_frozen());
 }
 
 #[test]

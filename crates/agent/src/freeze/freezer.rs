@@ -191,7 +191,9 @@ impl Freezer {
 
     /// Whether another agent holds file systems frozen by the state directory: looked up, as it says nothing to this one.
     pub fn is_frozen_by_other(&self, root: &Root) -> bool {
-        if lock(&self.ownership).is_some() {
+        // Never waited for: who has it may be running hooks, and the status is answered at any time. What that one finds is
+        // in the state file until it is thawed.
+        if self.ownership.try_lock().is_ok_and(|ownership| ownership.is_some()) {
             return false;
         }
         match state_file::look(root, &self.settings.marker) {

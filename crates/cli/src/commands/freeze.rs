@@ -1,6 +1,7 @@
 //! `qga freeze` and `qga thaw`. What is frozen for a command is thawed whatever happens to the command or to this
 //! process: another process, the watcher, thaws when this one is gone.
 
+mod descendants;
 mod watcher;
 
 use std::io::Write;
@@ -28,6 +29,7 @@ use crate::output::{GOOD, Page, Show, WARNING, styled};
 use crate::target::{Selection, short_names};
 use crate::visit::{Visit, optional};
 
+use descendants::Descendants;
 use watcher::Watcher;
 pub use watcher::watch;
 
@@ -478,6 +480,9 @@ fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts
     if json {
         command.stdout(Stdio::from(std::io::stderr()));
     }
+    let descendants = Descendants::watch();
+    // This thread waits for it, so it ends when qga is killed.
+    qga_sys::child::end_with_parent(&mut command);
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
@@ -487,7 +492,18 @@ fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts
         }
     };
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-    wait(&mut child, deadline, interrupts)
+    let ended = wait(&mut child, deadline, interrupts);
+    // The guest waits for them too: a snapshot that is still at work after the thaw is none.
+    let left = descendants.end(GRACE, LAST_GRACE);
+    if !left.is_empty() && ended.is_ok() {
+        let left: Vec<String> = left.iter().map(i32::to_string).collect();
+        let _ = writeln!(
+            anstream::stderr(),
+            "qga: what the command has started cannot be ended (process {}); thawing",
+            left.join(", ")
+        );
+    }
+    ended
 }
 
 fn wait(child: &mut Child, deadline: Option<Instant>, interrupts: &Interrupts) -> Result<u8> {

@@ -47,7 +47,7 @@ use self::system::root::Root;
 use self::system::state_directory::State;
 use self::system::{log, state_directory as state};
 use self::transport::device::{Device, Kind};
-use self::transport::line_writer::Outlet;
+use self::transport::line_writer::LineWriter;
 use self::transport::listener::Listener;
 use self::transport::{Channel, Link};
 
@@ -137,7 +137,7 @@ fn serve(
     });
     started.map_err(|error| StartFailure::of("cannot start a thread", &error))?;
     // On the process's first thread, so that the first client need not wait for another one to start.
-    channel.serve(Box::new(move |outlet, first| session::serve(&agent, outlet, first)))
+    channel.serve(Box::new(move |line_writer, first| session::serve(&agent, line_writer, first)))
 }
 
 /// Lets go of the channel and the locks, which the next agent needs: a thread that hangs in a write may keep this process
@@ -161,7 +161,7 @@ pub fn serve_recorded(root: Root, state_directory: &Path, client: UnixStream) ->
     let settings = freezer::Settings::of_recorded(state::frozen_marker(state_directory));
     let freezer = Freezer::new(settings, &root);
     let agent = Agent { root, ..Agent::new(Policy::default(), state, Programs::default(), freezer) };
-    session::serve(&Arc::new(agent), &Outlet::new(Arc::new(Link::from(client))), &[])
+    session::serve(&Arc::new(agent), &LineWriter::new(Arc::new(Link::from(client))), &[])
 }
 
 /// Opens everything that can fail, so that a start either succeeds or says what is wrong.

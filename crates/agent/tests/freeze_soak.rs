@@ -94,7 +94,8 @@ impl Soak {
 
     fn round(&mut self) {
         let fill = self.stage.path("state/full");
-        if self.chance.below(8) == 0 {
+        // An agent that has never run there does not start without room for its counter of handles.
+        if self.chance.below(8) == 0 && self.agent.is_some() {
             succeeds(&format!("dd if=/dev/zero of='{}' bs=1k 2> /dev/null", fill.display()));
         }
         if self.chance.below(8) == 0 && self.agent.is_some() {

@@ -5,11 +5,11 @@ use serde::Serialize;
 
 use super::Call;
 use super::handler::Outcome;
-use crate::transport::line_writer::Voice;
+use crate::transport::line_writer::ReplyWriter;
 
 /// Where a command's result goes.
 pub struct Answer<'a> {
-    voice: &'a Voice,
+    replies: &'a ReplyWriter,
     id: Option<Id>,
     /// A sync reply carries the sentinel.
     delimited: bool,
@@ -21,8 +21,8 @@ pub struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     /// An answer to a request with this `id`.
-    pub fn new(voice: &'a Voice, id: Option<Id>, delimited: bool, wanted: bool) -> Self {
-        Self { voice, id, delimited, wanted, begun: false }
+    pub fn new(replies: &'a ReplyWriter, id: Option<Id>, delimited: bool, wanted: bool) -> Self {
+        Self { replies, id, delimited, wanted, begun: false }
     }
 
     /// Sends a command's result.
@@ -31,7 +31,7 @@ impl<'a> Answer<'a> {
             _ if !self.wanted => {}
             Outcome::Reply(result) => {
                 let reply = Reply::success(&result, self.id.as_ref());
-                self.voice.send(&if self.delimited { reply.delimited() } else { reply });
+                self.replies.send(&if self.delimited { reply.delimited() } else { reply });
             }
             Outcome::Stream(stream) => stream.send(self, call),
         }
@@ -44,7 +44,7 @@ impl<'a> Answer<'a> {
 
     /// Sends what has been collected of the line and empties it. False if nobody hears it.
     pub fn send_piece(&mut self, line: &mut Vec<u8>) -> bool {
-        let heard = self.voice.write(line, !self.begun);
+        let heard = self.replies.write(line, !self.begun);
         self.begun = true;
         line.clear();
         heard
@@ -53,6 +53,6 @@ impl<'a> Answer<'a> {
     /// Ends the line after the last piece of the result.
     pub fn end_line(self, line: &mut Vec<u8>) {
         message::end(line, self.id.as_ref());
-        self.voice.write(line, !self.begun);
+        self.replies.write(line, !self.begun);
     }
 }

@@ -18,7 +18,7 @@ use crate::dispatch::answer::Answer;
 use crate::limits::exclusive_lock::Held;
 use crate::system::error::Error;
 use crate::system::log::audit;
-use crate::transport::line_writer::Voice;
+use crate::transport::line_writer::ReplyWriter;
 
 /// How long a command that changes the machine waits for another one to end.
 const EXCLUSIVE_WAIT: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ const EXCLUSIVE_WAIT: Duration = Duration::from_secs(10);
 pub struct Call<'a> {
     /// The agent.
     pub agent: &'a Agent,
-    voice: &'a Voice,
+    replies: &'a ReplyWriter,
 }
 
 impl Call<'_> {
@@ -44,21 +44,21 @@ impl Call<'_> {
     /// Whether somebody still waits for the reply. A client that has left counts as one that waits: what it has asked for
     /// is done all the same.
     pub fn is_wanted(&self) -> bool {
-        !self.voice.is_given_up()
+        !self.replies.is_given_up()
     }
 
     /// Says that the command is getting on, so that nobody takes it for stuck.
     pub fn note_progress(&self) {
-        self.voice.note_progress();
+        self.replies.note_progress();
     }
 }
 
 /// Answers a request, by its command's result or by an error. `entry` is the command of that name, if there is one.
-pub fn answer(agent: &Agent, entry: Option<&Entry>, request: &Request, voice: &Voice) {
-    let failed = admit(agent, entry, request).and_then(|entry| serve(agent, entry, request, voice));
+pub fn answer(agent: &Agent, entry: Option<&Entry>, request: &Request, replies: &ReplyWriter) {
+    let failed = admit(agent, entry, request).and_then(|entry| serve(agent, entry, request, replies));
     if let Err(error) = failed {
         log::info!("{} failed: {}", clip(&request.name()), error.desc);
-        voice.send(&Reply::error(error.class, &error.desc, request.id().as_ref()));
+        replies.send(&Reply::error(error.class, &error.desc, request.id().as_ref()));
     }
 }
 
@@ -77,13 +77,13 @@ fn refusal(info: &Info, why_not: &str) -> Error {
 }
 
 /// Runs a command and sends its result.
-fn serve(agent: &Agent, entry: &Entry, request: &Request, voice: &Voice) -> Result<(), Error> {
-    let call = Call { agent, voice };
+fn serve(agent: &Agent, entry: &Entry, request: &Request, replies: &ReplyWriter) -> Result<(), Error> {
+    let call = Call { agent, replies };
     let rules = entry.info.rules;
-    let answer = Answer::new(voice, request.id(), rules.delimited, rules.success_response);
+    let answer = Answer::new(replies, request.id(), rules.delimited, rules.success_response);
     // What may run while frozen may be the way out: others must not keep it out.
     let running = if rules.while_frozen { &agent.stuck_ways_out } else { &agent.stuck };
-    let _admitted = if rules.immediate { None } else { Some(running.admit(entry.info.name, voice.silenced())?) };
+    let _admitted = if rules.immediate { None } else { Some(running.admit(entry.info.name, replies.silenced())?) };
     let guarded = catch_unwind(AssertUnwindSafe(|| (entry.serve)(request, &call, answer)));
     guarded.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());

@@ -10,7 +10,7 @@ use qga_protocol::message::{Reply, Request};
 use qga_protocol::session::Ping;
 use qga_protocol::stream::{Decoder, Event};
 
-use super::{Error, Voice, serve};
+use super::{Error, ReplyWriter, serve};
 use crate::agent::Agent;
 use crate::dispatch::answer::Answer;
 use crate::dispatch::handler::Entry;
@@ -20,22 +20,22 @@ use crate::startup::policy::Policy;
 use crate::system::root::Root;
 use crate::system::state_directory::{State, frozen_marker};
 use crate::transport::Link;
-use crate::transport::line_writer::Outlet;
+use crate::transport::line_writer::LineWriter;
 
 /// An agent with nobody but us to talk to, and our end of the talk.
-fn agent() -> (Agent, Voice, UnixStream) {
+fn agent() -> (Agent, ReplyWriter, UnixStream) {
     let directory = tempfile::tempdir().unwrap();
     let state = State::open(directory.path()).unwrap();
     let (theirs, ours) = UnixStream::pair().unwrap();
-    let voice = Outlet::new(Arc::new(Link::from(theirs))).voice();
+    let replies = LineWriter::new(Arc::new(Link::from(theirs))).reply_writer();
     let settings = freezer::Settings::of_recorded(frozen_marker(directory.path()));
     let freezer = Freezer::new(settings, &Root::at(directory.path()));
-    (Agent::new(Policy::default(), state, Programs::default(), freezer), voice, ours)
+    (Agent::new(Policy::default(), state, Programs::default(), freezer), replies, ours)
 }
 
 /// Answers a request as a session does.
-fn answer(agent: &Agent, request: &Request, voice: &Voice) {
-    super::answer(agent, crate::commands::find(&request.name()), request, voice);
+fn answer(agent: &Agent, request: &Request, replies: &ReplyWriter) {
+    super::answer(agent, crate::commands::find(&request.name()), request, replies);
 }
 
 fn request(text: &str) -> Request {
@@ -45,9 +45,9 @@ fn request(text: &str) -> Request {
     }
 }
 
-/// Everything that was said until the voice ended.
-fn heard(voice: Voice, mut ours: UnixStream) -> String {
-    drop(voice);
+/// Everything that was written until the reply writer was dropped.
+fn heard(replies: ReplyWriter, mut ours: UnixStream) -> String {
+    drop(replies);
     let mut text = String::new();
     ours.read_to_string(&mut text).unwrap();
     text
@@ -55,28 +55,28 @@ fn heard(voice: Voice, mut ours: UnixStream) -> String {
 
 #[test]
 fn a_panicking_command_answers_an_error_and_the_next_one_is_served() {
-    let (agent, voice, ours) = agent();
+    let (agent, replies, ours) = agent();
     let entry = Entry { info: &Ping::INFO, serve: |_, _, _| panic!("on purpose") };
     let request = request(r#"{"execute":"guest-ping","id":1}"#);
-    let error = serve(&agent, &entry, &request, &voice).unwrap_err();
+    let error = serve(&agent, &entry, &request, &replies).unwrap_err();
     assert_eq!(error.desc, "guest-ping failed inside the agent: on purpose");
-    answer(&agent, &request, &voice);
-    assert_eq!(heard(voice, ours), "{\"return\": {}, \"id\": 1}\n");
+    answer(&agent, &request, &replies);
+    assert_eq!(heard(replies, ours), "{\"return\": {}, \"id\": 1}\n");
 }
 
 #[test]
 fn a_command_that_fails_in_the_middle_of_its_reply_leaves_the_next_line_whole() {
-    let (agent, voice, ours) = agent();
+    let (agent, replies, ours) = agent();
     let serve_half = |_: &Request, _: &super::Call<'_>, mut answer: Answer<'_>| {
         answer.send_piece(&mut b"{\"return\": \"abc".to_vec());
         Err(Error::new("gone wrong"))
     };
     let entry = Entry { info: &Ping::INFO, serve: serve_half };
     let request = request(r#"{"execute":"guest-ping"}"#);
-    let error = serve(&agent, &entry, &request, &voice).unwrap_err();
-    voice.send(&Reply::error(error.class, &error.desc, None));
+    let error = serve(&agent, &entry, &request, &replies).unwrap_err();
+    replies.send(&Reply::error(error.class, &error.desc, None));
     assert_eq!(
-        heard(voice, ours),
+        heard(replies, ours),
         "{\"return\": \"abc\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"gone wrong\"}}\n"
     );
 }
@@ -101,7 +101,7 @@ fn a_command_whose_success_is_not_answered_says_nothing() {
         info.rules.success_response = false;
         info
     };
-    let (agent, voice, ours) = agent();
+    let (agent, replies, ours) = agent();
     let entry = Entry {
         info: &SILENT,
         serve: |_, call, answer| {
@@ -109,21 +109,21 @@ fn a_command_whose_success_is_not_answered_says_nothing() {
             Ok(())
         },
     };
-    serve(&agent, &entry, &request(r#"{"execute":"guest-ping"}"#), &voice).unwrap();
-    assert_eq!(heard(voice, ours), "");
+    serve(&agent, &entry, &request(r#"{"execute":"guest-ping"}"#), &replies).unwrap();
+    assert_eq!(heard(replies, ours), "");
 }
 
 #[test]
 fn an_unknown_command_is_named_and_a_blocked_one_says_why() {
-    let (mut agent, voice, ours) = agent();
+    let (mut agent, replies, ours) = agent();
     let list = crate::startup::config::Given {
         text: "guest-ping".to_owned(),
         origin: crate::startup::config::Origin::Option("-b".to_owned()),
     };
     agent.policy = Policy::from_lists(&[], &[list], &mut Vec::new()).unwrap();
-    answer(&agent, &request(r#"{"execute":"guest-nope"}"#), &voice);
-    answer(&agent, &request(r#"{"execute":"guest-ping"}"#), &voice);
-    let heard = heard(voice, ours);
+    answer(&agent, &request(r#"{"execute":"guest-nope"}"#), &replies);
+    answer(&agent, &request(r#"{"execute":"guest-ping"}"#), &replies);
+    let heard = heard(replies, ours);
     let lines: Vec<&str> = heard.lines().collect();
     assert!(lines[0].contains("CommandNotFound") && lines[0].contains("The command guest-nope has not been found"));
     assert!(lines[1].contains("the command is not allowed (blocked by block-rpcs)"), "{}", lines[1]);

@@ -1,10 +1,10 @@
 //! One client's commands, run one after the other by a worker thread so that the session's own thread stays free.
 //!
-//! To hand each command from one thread to another would take longer than most commands do. So the session lends the
-//! worker the client's intake with the first of them ([`Lane::lend`]): from then on the worker reads and runs, and the
-//! session's thread sleeps. Only when a command lasts does it take the intake back, and reads what comes meanwhile.
+//! To hand each command from one thread to another would take longer than most commands do. So the session hands the
+//! client's reader over to the worker with the first of them ([`Queue::hand_over`]): from then on the worker reads and
+//! runs, and the session's thread sleeps. When a command takes long, the session takes the reader back and reads on.
 //!
-//! A lane ends in one of two ways; its voice is silenced in both, and the running command goes on to its end in a thread
+//! A queue ends in one of two ways; what answers its client is silenced in both, and the running command goes on to its end in a thread
 //! that nobody waits for. *Given up*: the client asked for a resynchronisation while a command was stuck; what waits
 //! behind it is dropped. *Left*: the client is gone; what it has asked for is still done, as the original does.
 
@@ -20,11 +20,11 @@ use crate::agent::Agent;
 use crate::dispatch;
 use crate::limits::memory_budget::Hold;
 use crate::session::progress::{self, Progress, STUCK, TICK, Watch};
-use crate::session::reader::{Arrival, Intake};
+use crate::session::reader::{Arrival, Reader};
 use crate::session::redact::Shown;
 use crate::session::{Asked, Message};
 use crate::system::blocking::STACK_BYTES;
-use crate::transport::line_writer::Voice;
+use crate::transport::line_writer::ReplyWriter;
 
 /// Bytes of requests that may wait behind the running one before the reader waits too.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
@@ -37,7 +37,7 @@ const JOB_BYTES: usize = 256;
 /// A worker with nothing to do ends after this time.
 const WORKER_IDLE: Duration = Duration::from_secs(10);
 /// A command that takes longer than this is not waited for with reading on.
-const LOAN_PATIENCE: Duration = Duration::from_millis(20);
+const HAND_OVER_AFTER: Duration = Duration::from_millis(20);
 /// Something to be answered in its turn.
 pub enum Job {
     /// A request, with the memory it holds.
@@ -64,10 +64,10 @@ impl Job {
 }
 
 /// One client's queue and its worker.
-pub struct Lane {
+pub struct Queue {
     agent: Arc<Agent>,
-    /// What the lane's commands answer with.
-    pub voice: Voice,
+    /// What the queue's commands answer with.
+    pub replies: ReplyWriter,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -87,29 +87,30 @@ struct State {
     /// The queue was full behind a stuck command: until it is empty again, requests are refused in their turn.
     refusing: bool,
     end: Option<End>,
-    loan: Loan,
+    hand_over: HandOver,
 }
 
-/// What the session and the worker know of a lent intake. Whoever reads has it; while a command runs it lies here.
+/// What the session and the worker know of a reader that was handed over. While a command runs it is here; otherwise
+/// whoever reads has it.
 #[derive(Default)]
-struct Loan {
-    intake: Option<Intake>,
+struct HandOver {
+    reader: Option<Reader>,
     /// The worker has no use for it, or cannot have any.
-    returned: Option<Lent>,
+    returned: Option<Returned>,
     /// The session looks at the running command now and then. Else it has to be woken when one begins.
     is_watched: bool,
 }
 
-/// How a lent intake comes back.
+/// How a reader comes back that was handed over.
 #[expect(clippy::large_enum_variant, reason = "made once a loan and taken apart at once")]
-pub enum Lent {
+pub enum Returned {
     /// It can be read on.
-    Back(Intake),
+    Back(Reader),
     /// Nothing more comes from the client, and why.
     End(io::Result<()>),
 }
 
-/// How a lane ended.
+/// How a queue ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// What waits is dropped.
@@ -135,10 +136,10 @@ impl State {
     }
 }
 
-impl Lane {
-    /// An idle lane.
-    pub fn new(agent: &Arc<Agent>, voice: Voice) -> Arc<Self> {
-        Arc::new(Self { agent: Arc::clone(agent), voice, state: Mutex::default(), changed: Condvar::new() })
+impl Queue {
+    /// An idle queue.
+    pub fn new(agent: &Arc<Agent>, replies: ReplyWriter) -> Arc<Self> {
+        Arc::new(Self { agent: Arc::clone(agent), replies, state: Mutex::default(), changed: Condvar::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -157,11 +158,11 @@ impl Lane {
     /// Looks at the running command, and returns how long it has got nowhere. One whose client does not take the reply is
     /// not stuck.
     fn look(&self, state: &mut State) -> Duration {
-        if state.running.is_none() || self.voice.is_speaking() {
+        if state.running.is_none() || self.replies.is_speaking() {
             state.watch.reset();
             return Duration::ZERO;
         }
-        let progress = Progress { command: state.begun, steps: self.voice.steps() };
+        let progress = Progress { command: state.begun, steps: self.replies.steps() };
         let thread = state.thread;
         let activity = || thread.map_or(progress::Activity::Waits, progress::activity);
         state.watch.look(Instant::now(), progress, activity)
@@ -205,7 +206,7 @@ impl Lane {
     pub fn receive(&self, message: Message, hold: Hold) -> Option<Job> {
         let asked = match message {
             Message::Refused(refusal) if refusal.answers_a_reply() => {
-                self.voice.note_echo();
+                self.replies.note_echo();
                 return None;
             }
             Message::Refused(refusal) => {
@@ -214,7 +215,7 @@ impl Lane {
                 if !self.is_idle() {
                     return Some(Job::Reply(reply));
                 }
-                self.voice.send(&reply);
+                self.replies.send(&reply);
                 return None;
             }
             Message::Request(asked) => asked,
@@ -227,38 +228,38 @@ impl Lane {
             let _ = self.agent.freezer.note_thaw_wish();
         }
         if info.is_none_or(|info| info.rules.immediate) && self.is_idle() {
-            dispatch::answer(&self.agent, asked.entry, &asked.request, &self.voice);
+            dispatch::answer(&self.agent, asked.entry, &asked.request, &self.replies);
             return None;
         }
         Some(Job::Request(asked, hold))
     }
 
-    /// Gives an idle lane a job, and its worker the intake to read on. Returns when the worker has no use for it any more,
+    /// Gives an idle queue a job, and its worker the reader to read on. Returns when the worker has no use for it any more,
     /// or does not come to use it.
-    pub fn lend(self: &Arc<Self>, intake: Intake, job: Job) -> Lent {
+    pub fn hand_over(self: &Arc<Self>, reader: Reader, job: Job) -> Returned {
         let mut seen = {
             let mut state = self.lock();
-            state.loan = Loan { intake: Some(intake), is_watched: true, ..Loan::default() };
+            state.hand_over = HandOver { reader: Some(reader), is_watched: true, ..HandOver::default() };
             state.begun
         };
         self.push(job);
         let mut state = self.lock();
         loop {
-            if let Some(lent) = state.loan.returned.take() {
-                return lent;
+            if let Some(returned) = state.hand_over.returned.take() {
+                return returned;
             }
             let patience = match &state.running {
-                Some(running) => LOAN_PATIENCE.saturating_sub(running.since.elapsed()),
+                Some(running) => HAND_OVER_AFTER.saturating_sub(running.since.elapsed()),
                 // Given to a worker that has yet to start, or there is none.
                 None if !state.has_worker => Duration::ZERO,
-                None => LOAN_PATIENCE,
+                None => HAND_OVER_AFTER,
             };
-            if let Some(intake) = state.loan.intake.take_if(|_| patience.is_zero()) {
-                return Lent::Back(intake);
+            if let Some(reader) = state.hand_over.reader.take_if(|_| patience.is_zero()) {
+                return Returned::Back(reader);
             }
-            state.loan.is_watched = state.running.is_some() || state.begun != seen || !state.queue.is_empty();
+            state.hand_over.is_watched = state.running.is_some() || state.begun != seen || !state.queue.is_empty();
             seen = state.begun;
-            state = if state.loan.is_watched {
+            state = if state.hand_over.is_watched {
                 self.wait(state, patience)
             } else {
                 self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
@@ -270,7 +271,7 @@ impl Lane {
     pub fn push(self: &Arc<Self>, mut job: Job) {
         let mut state = self.lock();
         while !state.refusing && !state.queue.is_empty() && state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX {
-            // Behind a command that gets nowhere it reads on, because a sync may be among what comes.
+            // Behind a blocked command it reads on, because a sync may be among what comes.
             state.refusing = self.look(&mut state) >= STUCK;
             if !state.refusing {
                 state = self.wait(state, TICK);
@@ -279,21 +280,21 @@ impl Lane {
         if state.refusing {
             if let Job::Request(asked, _) = &job {
                 job = Job::Reply(failure(
-                    "too many requests wait behind a command that gets nowhere: this one was dropped",
+                    "too many requests wait behind a blocked command: this one was dropped",
                     asked.request.id().as_ref(),
                 ));
             }
             if state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX + REFUSAL_BYTES_MAX {
-                log::warn!("a request was dropped without an answer: too many wait behind a command that gets nowhere");
+                log::warn!("a request was dropped without an answer: too many wait behind a blocked command");
                 return;
             }
         }
         state.queued_bytes += job.bytes();
         state.queue.push_back(job);
         if !state.has_worker {
-            let lane = Arc::clone(self);
+            let queue = Arc::clone(self);
             let worker = std::thread::Builder::new().name("worker".to_owned()).stack_size(STACK_BYTES);
-            match worker.spawn(move || lane.work()) {
+            match worker.spawn(move || queue.work()) {
                 Ok(_) => state.has_worker = true,
                 Err(error) => {
                     // Without a worker nothing else was in the queue, so the answer keeps its place.
@@ -303,31 +304,31 @@ impl Lane {
                     };
                     state.queued_bytes = 0;
                     drop(state);
-                    self.voice.send(&failure(&format!("the agent cannot start a thread: {error}"), id.as_ref()));
+                    self.replies.send(&failure(&format!("the agent cannot start a thread: {error}"), id.as_ref()));
                     return;
                 }
             }
         }
-        self.voice.set_busy(true);
+        self.replies.set_busy(true);
         // Whoever wakes wants the lock.
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Ends the lane because its client asked for a resynchronisation.
+    /// Ends the queue because its client asked for a resynchronisation.
     pub fn give_up(&self) {
         self.end(End::GivenUp);
     }
 
-    /// Ends the lane because its client is gone.
+    /// Ends the queue because its client is gone.
     pub fn leave(&self) {
         self.end(End::Left);
     }
 
     fn end(&self, end: End) {
         match end {
-            End::GivenUp => self.voice.give_up(),
-            End::Left => self.voice.silence(),
+            End::GivenUp => self.replies.give_up(),
+            End::Left => self.replies.silence(),
         }
         let mut state = self.lock();
         let waiting = state.queue.len();
@@ -355,17 +356,17 @@ impl Lane {
 
     /// The worker.
     fn work(&self) {
-        let _returns = ReturnsLoan(self);
+        let _returns = ReturnsReader(self);
         self.lock().thread = Some(rustix::thread::gettid());
-        let mut lent = None;
-        while let Some(job) = lent.take().map_or_else(|| self.next_queued(), |intake| self.next_read(intake)) {
+        let mut returned = None;
+        while let Some(job) = returned.take().map_or_else(|| self.next_queued(), |reader| self.next_read(reader)) {
             match job {
                 Job::Reply(reply) => {
-                    self.voice.send(&reply);
+                    self.replies.send(&reply);
                 }
                 Job::Request(asked, hold) => {
                     let is_large = asked.request.text_bytes() >= LARGE_REQUEST_BYTES;
-                    dispatch::answer(&self.agent, asked.entry, &asked.request, &self.voice);
+                    dispatch::answer(&self.agent, asked.entry, &asked.request, &self.replies);
                     drop((asked, hold));
                     if is_large {
                         qga_sys::allocator::give_back_free_memory();
@@ -379,11 +380,11 @@ impl Lane {
             }
             if state.queue.is_empty() {
                 state.refusing = false;
-                self.voice.set_busy(false);
-                lent = state.loan.intake.take();
+                self.replies.set_busy(false);
+                returned = state.hand_over.reader.take();
             }
-            // A session that lends its intake does not wait for the end of a command.
-            if lent.is_none() {
+            // A session that has handed its reader over does not wait for the end of a command.
+            if returned.is_none() {
                 self.changed.notify_all();
             }
         }
@@ -407,52 +408,52 @@ impl Lane {
     }
 
     /// The next job that the client sends, which counts as running from now on. None when the worker is to end.
-    fn next_read(&self, mut intake: Intake) -> Option<Job> {
-        let lent = loop {
-            match intake.next(Some(WORKER_IDLE)) {
+    fn next_read(&self, mut reader: Reader) -> Option<Job> {
+        let returned = loop {
+            match reader.next(Some(WORKER_IDLE)) {
                 Arrival::Message(event, hold) => {
                     let Some(job) = self.receive(Message::from(event), hold) else { continue };
-                    self.voice.set_busy(true);
+                    self.replies.set_busy(true);
                     let mut state = self.lock();
                     state.begin(&job);
-                    state.loan.intake = Some(intake);
-                    if !state.loan.is_watched {
+                    state.hand_over.reader = Some(reader);
+                    if !state.hand_over.is_watched {
                         self.changed.notify_all();
                     }
                     return Some(job);
                 }
-                Arrival::Nothing => break Lent::Back(intake),
-                Arrival::End(end) => break Lent::End(end),
+                Arrival::Nothing => break Returned::Back(reader),
+                Arrival::End(end) => break Returned::End(end),
             }
         };
-        self.give_back(lent);
+        self.give_back(returned);
         None
     }
 
-    fn give_back(&self, lent: Lent) {
+    fn give_back(&self, returned: Returned) {
         let mut state = self.lock();
         state.has_worker = false;
-        state.loan.returned = Some(lent);
+        state.hand_over.returned = Some(returned);
         self.changed.notify_all();
     }
 }
 
-/// Wakes the session when the worker breaks off with its intake: a fault of ours must not leave the agent deaf.
-struct ReturnsLoan<'a>(&'a Lane);
+/// Wakes the session when the worker breaks off with its reader: a fault of ours must not leave the agent deaf.
+struct ReturnsReader<'a>(&'a Queue);
 
-impl Drop for ReturnsLoan<'_> {
+impl Drop for ReturnsReader<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
         }
-        let lane = self.0;
-        let mut state = lane.lock();
+        let queue = self.0;
+        let mut state = queue.lock();
         state.running = None;
         state.queue.clear();
         state.queued_bytes = 0;
         drop(state);
-        lane.voice.set_busy(false);
-        lane.give_back(Lent::End(Err(io::Error::other("the agent failed while it served this client"))));
+        queue.replies.set_busy(false);
+        queue.give_back(Returned::End(Err(io::Error::other("the agent failed while it served this client"))));
     }
 }
 

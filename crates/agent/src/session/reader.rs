@@ -1,4 +1,5 @@
-//! The way in from one client: its bytes as whole messages. The counterpart of the [outlet](crate::transport::line_writer).
+//! The way in from one client: its bytes as whole messages. The counterpart of the
+//! [line writer](crate::transport::line_writer).
 
 use std::io;
 use std::ops::Range;
@@ -21,7 +22,7 @@ const MESSAGE_LOOKS: u32 = 30;
 const MESSAGE_LOOK: Duration = Duration::from_secs(1);
 
 /// What a client sends.
-pub struct Intake {
+pub struct Reader {
     link: Arc<Link>,
     decoder: Decoder,
     /// What the half message in the decoder takes of the agent's budget.
@@ -41,7 +42,7 @@ pub enum Arrival {
     End(io::Result<()>),
 }
 
-impl Intake {
+impl Reader {
     /// What comes through this link, after `first`, which was read of it already.
     pub fn new(link: &Arc<Link>, held: Hold, first: &[u8]) -> Self {
         let mut buffer = vec![0; READ_BYTES.max(first.len())];
@@ -115,7 +116,7 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arrival, Intake};
+    use super::{Arrival, Reader};
     use crate::limits::memory_budget::{Budget, TOTAL_BYTES_MAX};
     use crate::transport::Link;
     use std::io::Write as _;
@@ -126,11 +127,11 @@ mod tests {
     fn a_whole_message_holds_its_part_of_the_budget_until_it_is_dropped() {
         let (mut host, guest) = UnixStream::pair().unwrap();
         let budget = Budget::default();
-        let mut intake = Intake::new(&Arc::new(Link::from(guest)), budget.hold(), b"");
+        let mut reader = Reader::new(&Arc::new(Link::from(guest)), budget.hold(), b"");
         // Without an end of line: nothing comes after it.
         let request = format!(r#"{{"execute": "guest-ping", "arguments": {{"x": "{}"}}}}"#, "a".repeat(4 << 20));
         let sent = std::thread::spawn(move || host.write_all(request.as_bytes()).map(|()| host));
-        let arrival = intake.next(None);
+        let arrival = reader.next(None);
         assert!(matches!(arrival, Arrival::Message(..)));
         let _host = sent.join().unwrap().unwrap();
         assert!(budget.hold_of(TOTAL_BYTES_MAX - (4 << 20)).is_none(), "it is not held");

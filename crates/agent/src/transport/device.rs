@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::termios::{self, OptionalActions};
 
-use super::line_writer::{Outlet, ServeClient};
+use super::line_writer::{LineWriter, ServeClient};
 use super::link::{Link, Stream};
 use crate::system::error::cause_text;
 
@@ -94,15 +94,14 @@ fn search(kind: Kind, path: &Path, pause: Duration) -> OwnedFd {
 
 /// Serves one host after the other until the port itself fails.
 fn serve_until_lost(kind: Kind, link: &Arc<Link>, serve_client: &ServeClient) -> io::Error {
-    let outlet = Outlet::new(Arc::clone(link));
+    let line_writer = LineWriter::new(Arc::clone(link));
     let mut left_behind = vec![0; 4096];
     loop {
         let ended = match kind {
-            Kind::Virtio => {
-                wait_for_host(link, &mut left_behind).and_then(|count| serve_client(&outlet, &left_behind[..count]))
-            }
+            Kind::Virtio => wait_for_host(link, &mut left_behind)
+                .and_then(|count| serve_client(&line_writer, &left_behind[..count])),
             // The end of a serial line is a hang-up: the port has to be opened anew.
-            Kind::Serial => serve_client(&outlet, &[]).and(Err(Errno::IO.into())),
+            Kind::Serial => serve_client(&line_writer, &[]).and(Err(Errno::IO.into())),
         };
         if let Err(error) = ended {
             return error;

@@ -1,7 +1,7 @@
 //! The way out to one client: whole replies, in order, from one speaker at a time.
 //!
 //! All that is written to a link is written here: by a session's reader and its workers, and on a port also by what a
-//! session of a former host has left behind. A worker that was given up on keeps running, but its [`Voice`] is
+//! session of a former host has left behind. A worker that was given up on keeps running, but its [`ReplyWriter`] is
 //! silenced: what it writes from then on is dropped. If that happens in the middle of a line, the line is ended before
 //! anybody else writes, so that what follows stands alone.
 
@@ -16,10 +16,10 @@ use crate::system::error::cause_text;
 
 /// Serves one client until it is gone. Gets its way out, and what was read of it already; returns why it is gone, if it did
 /// not just leave.
-pub type ServeClient = dyn Fn(&Arc<Outlet>, &[u8]) -> io::Result<()> + Send + Sync;
+pub type ServeClient = dyn Fn(&Arc<LineWriter>, &[u8]) -> io::Result<()> + Send + Sync;
 
 /// One client's end for writing.
-pub struct Outlet {
+pub struct LineWriter {
     link: Arc<Link>,
     state: Mutex<State>,
     /// What is said comes back.
@@ -33,8 +33,8 @@ struct State {
 }
 
 /// The right to speak, until silenced.
-pub struct Voice {
-    outlet: Arc<Outlet>,
+pub struct ReplyWriter {
+    line_writer: Arc<LineWriter>,
     silenced: Arc<AtomicBool>,
     /// Silenced because the client has stopped waiting, though it is still there.
     given_up: AtomicBool,
@@ -46,7 +46,7 @@ pub struct Voice {
     steps: AtomicU64,
 }
 
-impl Outlet {
+impl LineWriter {
     /// Where it leads.
     pub fn link(&self) -> &Arc<Link> {
         &self.link
@@ -57,10 +57,10 @@ impl Outlet {
         Arc::new(Self { link, state: Mutex::default(), has_echo: AtomicBool::new(false) })
     }
 
-    /// A new voice.
-    pub fn voice(self: &Arc<Self>) -> Voice {
-        Voice {
-            outlet: Arc::clone(self),
+    /// A new reply writer.
+    pub fn reply_writer(self: &Arc<Self>) -> ReplyWriter {
+        ReplyWriter {
+            line_writer: Arc::clone(self),
             silenced: Arc::default(),
             given_up: AtomicBool::new(false),
             unheard: AtomicBool::new(false),
@@ -70,10 +70,10 @@ impl Outlet {
     }
 }
 
-impl Voice {
-    /// Another voice on the same way out.
-    pub fn sibling(&self) -> Voice {
-        self.outlet.voice()
+impl ReplyWriter {
+    /// Another reply writer on the same way out.
+    pub fn sibling(&self) -> ReplyWriter {
+        self.line_writer.reply_writer()
     }
 
     /// Takes the right to speak away for good.
@@ -109,7 +109,7 @@ impl Voice {
 
     /// Notes that a reply has come in, and tells of the first one.
     pub fn note_echo(&self) {
-        if self.outlet.has_echo.swap(true, Ordering::Relaxed) {
+        if self.line_writer.has_echo.swap(true, Ordering::Relaxed) {
             log::debug!("a reply has come in: not answered");
             return;
         }
@@ -121,7 +121,7 @@ impl Voice {
 
     /// Says whether the client waits for an answer.
     pub fn set_busy(&self, is_busy: bool) {
-        self.outlet.link.set_busy(is_busy);
+        self.line_writer.link.set_busy(is_busy);
     }
 
     /// Notes that the command which speaks is getting on.
@@ -136,14 +136,14 @@ impl Voice {
 
     /// Writes some of a line, from its beginning or from where it was. False if nobody hears it: the rest need not be made.
     pub fn write(&self, bytes: &[u8], begins: bool) -> bool {
-        let mut state = self.outlet.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.line_writer.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_silenced() || self.unheard.load(Ordering::Relaxed) {
             return false;
         }
         let is_unfinished = state.unfinished;
         self.speaking.store(true, Ordering::Relaxed);
         let mut write = |bytes: &[u8]| {
-            let (count, ended) = self.outlet.link.write_all(bytes, &|| !self.is_silenced());
+            let (count, ended) = self.line_writer.link.write_all(bytes, &|| !self.is_silenced());
             // Also of what failed or was called off half-way.
             if let Some(last) = bytes[..count].last() {
                 state.unfinished = *last != b'\n';
@@ -170,7 +170,7 @@ impl Voice {
 
 #[cfg(test)]
 mod tests {
-    use super::Outlet;
+    use super::LineWriter;
     use crate::transport::Link;
     use qga_protocol::message::Reply;
     use std::io::Read as _;
@@ -183,7 +183,7 @@ mod tests {
         const LONG: usize = 8 << 20;
         let (mut host, guest) = UnixStream::pair().unwrap();
         guest.set_nonblocking(true).unwrap();
-        let first = Arc::new(Outlet::new(Arc::new(Link::port(guest.into()))).voice());
+        let first = Arc::new(LineWriter::new(Arc::new(Link::port(guest.into()))).reply_writer());
         let second = first.sibling();
         let speaker = Arc::clone(&first);
         let said = std::thread::spawn(move || speaker.send(&Reply::success(&"x".repeat(LONG), None)));
@@ -212,7 +212,7 @@ mod tests {
     fn a_reply_of_which_nothing_got_out_leaves_no_empty_line() {
         let (mut host, guest) = UnixStream::pair().unwrap();
         guest.set_nonblocking(true).unwrap();
-        let first = Outlet::new(Arc::new(Link::port(guest.into()))).voice();
+        let first = LineWriter::new(Arc::new(Link::port(guest.into()))).reply_writer();
         let second = first.sibling();
         first.silence();
         assert!(!first.send(&Reply::success(&1, None)));

@@ -14,7 +14,7 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vsock::VsockListener;
 
-use super::line_writer::{Outlet, ServeClient};
+use super::line_writer::{LineWriter, ServeClient};
 use super::link::{Link, Stream};
 use super::vsock_peers::{Refusals, VsockPeers};
 use crate::system::blocking::STACK_BYTES;
@@ -153,7 +153,7 @@ impl Crew {
                 log::warn!("further clients have to wait until one leaves: {error}");
             }
         }
-        if let Err(error) = (self.serve_client)(&Outlet::new(Arc::clone(&link)), &[]) {
+        if let Err(error) = (self.serve_client)(&LineWriter::new(Arc::clone(&link)), &[]) {
             log::info!("a client's connection has failed: {}", cause_text(&error));
         }
         self.clients.remove(&link);

@@ -80,6 +80,27 @@ fn what_the_command_leaves_behind_has_ended_when_the_guest_is_thawed() {
 }
 
 #[test]
+fn a_process_left_behind_that_does_not_listen_holds_the_guest_no_longer_than_the_limit_or_an_interrupt() {
+    let deaf = "sh -c 'trap \"\" TERM; while :; do sleep 1; done' & exit 0";
+    let agent = Scripted::start();
+    let ended = run(&agent.target(), ["freeze", "--time-limit", "500ms", "--run", deaf]);
+    assert_eq!(ended.code, Some(124), "{ended:?}");
+    assert_eq!(agent.acts(), WHOLE);
+
+    let agent = Scripted::start();
+    let directory = tempfile::tempdir().unwrap();
+    let ready = directory.path().join("ready");
+    let deaf = format!("sh -c 'trap \"\" TERM; touch {}; while :; do sleep 1; done' & exit 0", ready.display());
+    let child = start(&agent.target(), ["freeze", "--run", &deaf]);
+    until("ready", || ready.exists());
+    // Also if the command has not ended yet: then it is ended, and this with it.
+    signal(child.id(), rustix::process::Signal::INT);
+    let ended = wait(child);
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert_eq!(agent.acts(), WHOLE);
+}
+
+#[test]
 fn a_command_whose_qga_is_killed_ends_with_it() {
     let agent = Scripted::start();
     let directory = tempfile::tempdir().unwrap();

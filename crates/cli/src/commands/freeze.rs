@@ -493,8 +493,19 @@ fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts
     };
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let ended = wait(&mut child, deadline, interrupts);
-    // The guest waits for them too: a snapshot that is still at work after the thaw is none.
-    let left = descendants.end(GRACE, LAST_GRACE);
+    // The guest waits for them too: a snapshot that is still at work after the thaw is none. But no longer than the limit,
+    // nor after an interrupt.
+    let begun = Instant::now();
+    let mut cut_short = None;
+    let is_late = || {
+        if interrupts.count() > 0 {
+            cut_short = Some(Code::Stopped);
+        } else if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            cut_short = Some(Code::TimeLimit);
+        }
+        cut_short.is_some() || begun.elapsed() >= GRACE
+    };
+    let left = descendants.end(is_late, LAST_GRACE);
     if !left.is_empty() && ended.is_ok() {
         let left: Vec<String> = left.iter().map(i32::to_string).collect();
         let _ = writeln!(
@@ -503,7 +514,11 @@ fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts
             left.join(", ")
         );
     }
-    ended
+    match (ended, cut_short) {
+        // It went well until then.
+        (Ok(0), Some(code)) => Ok(code.number()),
+        (ended, _) => ended,
+    }
 }
 
 fn wait(child: &mut Child, deadline: Option<Instant>, interrupts: &Interrupts) -> Result<u8> {

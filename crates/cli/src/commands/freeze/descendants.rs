@@ -28,23 +28,28 @@ impl Descendants {
         Self { others: below(getpid(), &BTreeSet::new()) }
     }
 
-    /// Ends all that are left of the command, which has ended: by SIGTERM, and by SIGKILL after `grace`. Returns those that
-    /// do not end within `last_grace` after that.
-    pub fn end(&self, grace: Duration, last_grace: Duration) -> BTreeSet<i32> {
-        let begun = Instant::now();
+    /// Ends all that are left of the command, which has ended: by SIGTERM, and by SIGKILL as soon as `is_late` says so.
+    /// Returns those that do not end within `last_grace` after that. While this runs nothing else of this process starts
+    /// children, or they would be taken for the command's.
+    pub fn end(&self, mut is_late: impl FnMut() -> bool, last_grace: Duration) -> BTreeSet<i32> {
         let mut asked = BTreeSet::new();
+        let mut late_since: Option<Instant> = None;
         loop {
             let left = below(getpid(), &self.others);
-            let is_late = begun.elapsed() >= grace;
+            if left.is_empty() || late_since.is_some_and(|since| since.elapsed() >= last_grace) {
+                return left;
+            }
+            if late_since.is_none() && is_late() {
+                late_since = Some(Instant::now());
+            }
             for process in left.iter().filter_map(|pid| Pid::from_raw(*pid)) {
-                if is_late || asked.insert(process.as_raw_pid()) {
-                    let _ = kill_process(process, if is_late { Signal::KILL } else { Signal::TERM });
+                let is_new = asked.insert(process.as_raw_pid());
+                if late_since.is_some() || is_new {
+                    let signal = if late_since.is_some() { Signal::KILL } else { Signal::TERM };
+                    let _ = kill_process(process, signal);
                 }
                 // An orphan that has ended is this process's to bury; of the others the call knows nothing.
                 let _ = waitpid(Some(process), WaitOptions::NOHANG);
-            }
-            if left.is_empty() || begun.elapsed() >= grace + last_grace {
-                return left;
             }
             thread::sleep(PAUSE);
         }

@@ -1,6 +1,6 @@
 //! guest-fsfreeze-status, guest-fsfreeze-freeze, guest-fsfreeze-freeze-list, guest-fsfreeze-thaw.
 //!
-//! The commands; what is frozen and who ends it is [`freezer`]'s business, and how it is done [`linux`]'s.
+//! The commands alone: what is frozen and who ends it is [`crate::freeze`]'s business.
 
 use qga_protocol::fsfreeze::{Freeze, FreezeList, FreezeStatus, Status, Thaw};
 

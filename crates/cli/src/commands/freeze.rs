@@ -4,6 +4,7 @@
 mod descendants;
 mod watcher;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -481,6 +482,12 @@ fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts
         command.stdout(Stdio::from(std::io::stderr()));
     }
     let descendants = Descendants::watch();
+    if let Err(error) = &descendants {
+        let _ = writeln!(
+            anstream::stderr(),
+            "qga: what the command puts into the background cannot be followed, and may work on after the thaw: {error}"
+        );
+    }
     // This thread waits for it, so it ends when qga is killed.
     qga_sys::child::end_with_parent(&mut command);
     let mut child = match command.spawn() {
@@ -505,7 +512,7 @@ fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts
         }
         cut_short.is_some() || begun.elapsed() >= GRACE
     };
-    let left = descendants.end(is_late, LAST_GRACE);
+    let left = descendants.map_or_else(|_| BTreeSet::new(), |descendants| descendants.end(is_late, LAST_GRACE));
     if !left.is_empty() && ended.is_ok() {
         let left: Vec<String> = left.iter().map(i32::to_string).collect();
         let _ = writeln!(

@@ -6,6 +6,7 @@
 //! command belongs to the service manager, and stays.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,10 +23,12 @@ pub struct Descendants {
 
 impl Descendants {
     /// From now on orphans are given to this process. Before the command is started.
-    pub fn watch() -> Self {
-        // Without it those that leave the command are not found: as it was before there was such a thing (Linux 3.4).
-        let _ = set_child_subreaper(Some(getpid()));
-        Self { others: below(getpid(), &BTreeSet::new()) }
+    ///
+    /// # Errors
+    /// If the kernel gives it none, or tells of no processes: then what leaves the command cannot be found.
+    pub fn watch() -> io::Result<Self> {
+        set_child_subreaper(Some(getpid()))?;
+        Ok(Self { others: below(getpid(), &BTreeSet::new())? })
     }
 
     /// Ends all that are left of the command, which has ended: by SIGTERM, and by SIGKILL as soon as `is_late` says so.
@@ -35,7 +38,8 @@ impl Descendants {
         let mut asked = BTreeSet::new();
         let mut late_since: Option<Instant> = None;
         loop {
-            let left = below(getpid(), &self.others);
+            // It was readable before.
+            let left = below(getpid(), &self.others).unwrap_or_default();
             if left.is_empty() || late_since.is_some_and(|since| since.elapsed() >= last_grace) {
                 return left;
             }
@@ -57,8 +61,8 @@ impl Descendants {
 }
 
 /// The processes below one, without some and what is below those.
-fn below(ancestor: Pid, others: &BTreeSet<i32>) -> BTreeSet<i32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+fn below(ancestor: Pid, others: &BTreeSet<i32>) -> io::Result<BTreeSet<i32>> {
+    let entries = std::fs::read_dir("/proc")?.flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let parents: Vec<(i32, i32)> = pids.filter_map(|pid| Some((pid, parent_of(pid)?))).collect();
     let mut found = BTreeSet::new();
@@ -70,7 +74,7 @@ fn below(ancestor: Pid, others: &BTreeSet<i32>) -> BTreeSet<i32> {
             }
         }
     }
-    found
+    Ok(found)
 }
 
 fn parent_of(pid: i32) -> Option<i32> {

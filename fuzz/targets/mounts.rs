@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
         let lines = input.split(|byte| *byte == b'\n').count();
         let count = reply["return"].as_array().expect("mounts that are not understood are passed over").len();
         assert!(count <= lines, "{count} file systems in {lines} lines");
-        let frozen = readers::file_systems_to_freeze(&Root::at(machine.path("/")));
+        let frozen = fuzzing::file_systems_to_freeze(&Root::at(machine.path("/")));
         assert!(frozen <= lines, "{frozen} file systems to freeze in {lines} lines");
     });
 });

@@ -16,20 +16,20 @@ fuzz_target!(|input: &[u8]| {
     let (two, three) = others.split_at(others.len().min(usize::from(two) * 4));
     match choice % 3 {
         0 => {
-            if let Ok(interfaces) = readers::interfaces(one, two) {
+            if let Ok(interfaces) = fuzzing::interfaces(one, two) {
                 assert!(interfaces.len() <= ENTRIES_MAX);
                 let text = serde_json::to_string(&interfaces).expect("interfaces can be told");
                 assert!(text.len() <= 4096 + 200 * input.len(), "{} bytes of {}", text.len(), input.len());
             }
         }
         1 => {
-            if let Ok(routes) = readers::ipv4_routes(one, two, three) {
+            if let Ok(routes) = fuzzing::ipv4_routes(one, two, three) {
                 assert!(routes.len() <= ENTRIES_MAX);
                 assert!(routes.iter().all(|route| route.version == 4 && route.metric >= 0));
             }
         }
         _ => {
-            let routes = readers::ipv6_routes(rest);
+            let routes = fuzzing::ipv6_routes(rest);
             let lines = rest.split(|byte| *byte == b'\n').count();
             assert!(routes.len() <= lines, "{} routes in {lines} lines", routes.len());
             for route in routes {

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use qga_protocol::command::Command;
-use qga_protocol::message::{ErrorClass, Reply, Request};
+use qga_protocol::message::{self, ErrorClass, Request};
 use qga_protocol::stream::{Decoder, Event};
 use qga_protocol::{
     accounts, cpu, devices, exec, file, fsfreeze, identity, memory, network, power, session, storage, time,
@@ -79,7 +79,10 @@ fuzz_target!(
         let mut decoder = Decoder::default();
         while let Some(event) = decoder.next(&mut rest) {
             let Event::Request(request) = event else { continue };
-            check(&Reply::success(&serde_json::json!({ "name": request.name() }), request.id().as_ref()));
+            let mut line = Vec::new();
+            let result = serde_json::json!({ "name": request.name() });
+            message::write_success(&mut line, &result, request.id()).expect("memory takes it");
+            check(&line);
             let name = request.name();
             let mut named = ATTEMPTS.iter().filter(|(known, _)| *known == name).peekable();
             // Arguments of an unknown command are tried as everybody's.
@@ -95,12 +98,16 @@ fn attempt<C: Command>(parsed: Result<C, qga_protocol::args::Error>, request: &R
     match parsed {
         // What was understood can be said again.
         Ok(command) => drop(serde_json::to_string(&command).expect("a command can be written")),
-        Err(error) => check(&Reply::error(ErrorClass::GenericError, &error.to_string(), request.id().as_ref())),
+        Err(error) => {
+            let mut line = Vec::new();
+            let desc = error.to_string();
+            message::write_error(&mut line, ErrorClass::GenericError, &desc, request.id()).expect("memory takes it");
+            check(&line);
+        }
     }
 }
 
-fn check(reply: &Reply) {
-    let line = reply.as_bytes();
+fn check(line: &[u8]) {
     assert!(line.is_ascii(), "a reply must be ASCII");
     assert_eq!(line.iter().position(|byte| *byte == b'\n'), Some(line.len() - 1), "a reply must be one line");
     let value: serde_json::Value = serde_json::from_slice(line).expect("a reply must be JSON");

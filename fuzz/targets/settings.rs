@@ -20,11 +20,11 @@ thread_local! {
 
 fuzz_target!(|input: &[u8]| {
     let [configuration, state, marker] = files(input);
-    match readers::configuration(configuration) {
+    match fuzzing::configuration(configuration) {
         // A form feed in front of a value is a blank to the reader, and the format has no escape for it.
         Ok(dump) if dump.contains('\u{c}') => {}
         Ok(dump) => {
-            let again = |dump: &String| readers::configuration(dump.as_bytes());
+            let again = |dump: &String| fuzzing::configuration(dump.as_bytes());
             assert_eq!(again(&dump).and_then(|turned| again(&turned)).as_ref(), Ok(&dump), "{dump}");
         }
         Err(text) => {
@@ -32,12 +32,12 @@ fuzz_target!(|input: &[u8]| {
             assert!(!text.contains('\n'), "an error is one line: {text}");
         }
     }
-    if let Some(text) = readers::freeze_marker(marker) {
-        assert_eq!(readers::freeze_marker(text.as_bytes()).as_ref(), Some(&text), "a marker is read as it was written");
+    if let Some(text) = fuzzing::freeze_marker(marker) {
+        assert_eq!(fuzzing::freeze_marker(text.as_bytes()).as_ref(), Some(&text), "a marker is read as it was written");
     }
     MACHINE.with_borrow(|machine| {
         machine.write("/qga.state", state);
-        let handle = readers::next_handle(&machine.path("/")).expect("what cannot be understood is begun anew");
+        let handle = fuzzing::next_handle(&machine.path("/")).expect("what cannot be understood is begun anew");
         assert!(handle >= 0, "{handle}");
     });
 });

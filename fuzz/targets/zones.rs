@@ -31,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
         let variable = String::from_utf8_lossy(variable);
         for chosen in [None, Some("Zone"), Some(&*variable)] {
             for time in TIMES {
-                let zone = readers::timezone(&root, chosen, time);
+                let zone = fuzzing::timezone(&root, chosen, time);
                 let name = zone.zone.expect("a zone has a name");
                 assert!(name.len() <= NAME_BYTES_MAX);
                 assert!(i32::try_from(zone.offset).is_ok(), "{name}: {}", zone.offset);

@@ -21,7 +21,33 @@ pub fn format() -> Outcome {
 }
 
 pub fn lints() -> Outcome {
-    tool("clippy", "clippy", &["--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])
+    let clippy = |scope: &[&str]| {
+        let arguments = [scope, &["--all-targets", "--quiet", "--", "--deny", "warnings"]].concat();
+        tool("clippy", "clippy", &arguments)
+    };
+    match clippy(&["--workspace"]) {
+        Outcome::Ran(mut counts) => {
+            // A workspace of its own, so nothing else would tell that a target does not compile any more.
+            match fuzz_targets(clippy) {
+                Outcome::Ran(others) => counts += others,
+                Outcome::Skipped(reason) => {
+                    println!("the fuzz targets were not looked at: {reason}");
+                    counts.skipped += 1;
+                }
+                broken @ Outcome::Broken(_) => return broken,
+            }
+            Outcome::Ran(counts)
+        }
+        other => other,
+    }
+}
+
+/// The fuzz targets: the fuzzer that they are linked with is C++.
+fn fuzz_targets(clippy: impl Fn(&[&str]) -> Outcome) -> Outcome {
+    if !Command::new("c++").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Outcome::Skipped("they need a C++ compiler (Debian: apt install g++)".to_owned());
+    }
+    clippy(&["--manifest-path", "fuzz/Cargo.toml"])
 }
 
 pub fn unit() -> Outcome {

@@ -5,8 +5,13 @@
 //! agent's own children among them, so how those ended is kept for whoever waits for them.
 
 use std::collections::VecDeque;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use qga_sys::spawn::Program;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait, waitpid};
 
@@ -30,6 +35,15 @@ static ENDS: Mutex<VecDeque<(Pid, WaitStatus)>> = Mutex::new(VecDeque::new());
 
 fn ends() -> MutexGuard<'static, VecDeque<(Pid, WaitStatus)>> {
     ENDS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts another process of the agent from its own file, which finds what the agent would find in its environment.
+pub fn start_own_file(arguments: &[CString], streams: [BorrowedFd<'_>; 3]) -> io::Result<Pid> {
+    let environment: Vec<CString> = std::env::vars_os()
+        .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+        .collect();
+    let program = Program { file: c"/proc/self/exe", arguments, environment: &environment, streams };
+    Ok(Pid::from_raw(program.start()?).ok_or(Errno::SRCH)?)
 }
 
 /// How a child has ended; `None` if it runs. It is told once.

@@ -85,13 +85,29 @@ fn set_from_hardware_clock(root: &Root) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::set;
+    use super::{CLOCK, set};
     use crate::system::root::Root;
+    use std::sync::Mutex;
+    use std::time::Duration;
 
     #[test]
     fn the_clock_of_the_machine_that_tests_run_on_is_left_alone() {
         for root in [Root::host(), Root::at("/nonexistent")] {
             assert_eq!(set(&root, None).unwrap_err().desc, "the clock of a recorded machine cannot be set");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_hangs_is_given_up_on_and_not_asked_again_until_it_answers() {
+        static DEAD: Mutex<()> = Mutex::new(());
+        const LONG: Duration = Duration::from_secs(60);
+        let dead = DEAD.lock().unwrap();
+        let hang = || drop(DEAD.lock());
+        assert_eq!(CLOCK.run("", Duration::from_millis(50), hang).unwrap_err().to_string(), "no end after 0 s");
+        assert_eq!(CLOCK.run("", LONG, || 1).unwrap_err().to_string(), "an earlier attempt has not ended yet");
+        drop(dead);
+        while !matches!(CLOCK.run("", LONG, || 2), Ok(2)) {
+            std::thread::yield_now();
         }
     }
 }

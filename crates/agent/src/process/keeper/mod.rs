@@ -300,16 +300,7 @@ impl Running {
         if let Some(directory) = directory {
             arguments.push(CString::new(directory.as_os_str().as_bytes())?);
         }
-        let environment: Vec<CString> = std::env::vars_os()
-            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
-            .collect();
-        let program = qga_sys::spawn::Program {
-            file: c"/proc/self/exe",
-            arguments: &arguments,
-            environment: &environment,
-            streams: [theirs.as_fd(), wake.as_fd(), nothing.as_fd()],
-        };
-        let pid = Pid::from_raw(program.start()?).ok_or(Errno::SRCH)?;
+        let pid = child::start_own_file(&arguments, [theirs.as_fd(), wake.as_fd(), nothing.as_fd()])?;
         Ok(Self { pid, socket, wake, messages: 0, room: PIPES_EACH, left: 0, wards: 0 })
     }
 

@@ -27,8 +27,12 @@ use crate::system::error::Error;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it may take that long.
 const ROUNDS_MAX: usize = 6;
+/// Threads that may hang in files of one user, and in all.
+const HANGING_OF_USER_MAX: usize = 2;
+const HANGING_MAX: usize = 16;
+
 /// Threads that work on files of users, by user.
-static AT_WORK: BlockingThreads = BlockingThreads::new("as user", 2, 16);
+static AT_WORK: BlockingThreads = BlockingThreads::new("as user", HANGING_OF_USER_MAX, HANGING_MAX);
 
 /// Who decides: the work whether it takes effect, or the one who waits whether it is given up.
 #[derive(Debug, Default)]
@@ -154,7 +158,7 @@ fn become_user(account: &Account) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Account, Failure, Rights, Turn, become_user, run, run_within};
+    use super::{Account, Failure, HANGING_OF_USER_MAX, Rights, Turn, become_user, run, run_within};
     use crate::system::error::Error;
     use rustix::process::geteuid;
     use std::sync::mpsc::{TryRecvError, channel};
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_end_is_given_up() {
+    fn what_does_not_end_is_given_up_and_limited() {
         let own = account(geteuid().as_raw());
         let (release, hold) = channel::<()>();
         let (report, taken) = channel();
@@ -190,7 +194,22 @@ mod tests {
             Ok::<_, Error>(())
         });
         assert_eq!(text(stuck), "failed: no end after 0 s");
-        drop(release);
+        let mut released = vec![release];
+        let refused = loop {
+            let (release, hold) = channel::<()>();
+            released.push(release);
+            let done = run_within(Duration::from_millis(50), Rights::User, &own, "failed", move |_| {
+                let _ = hold.recv();
+                Ok::<_, Error>(())
+            });
+            let text = text(done);
+            if text != "failed: no end after 0 s" {
+                break text;
+            }
+            assert!(released.len() <= HANGING_OF_USER_MAX);
+        };
+        assert_eq!(refused, "failed: an earlier attempt has not ended yet");
+        drop(released);
         assert!(!taken.recv().unwrap(), "what was given up takes no effect");
     }
 

@@ -12,7 +12,6 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -78,16 +77,8 @@ impl Guardian {
         let nothing = File::options().read(true).write(true).open("/dev/null")?;
         let arguments = [c"qemu-ga".to_owned(), CString::new(process::ARGUMENT)?];
         // Hooks that it may have to run find what they would find with the agent.
-        let environment: Vec<CString> = std::env::vars_os()
-            .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
-            .collect();
-        let program = qga_sys::spawn::Program {
-            file: c"/proc/self/exe",
-            arguments: &arguments,
-            environment: &environment,
-            streams: [theirs.as_fd(), nothing.as_fd(), nothing.as_fd()],
-        };
-        let guardian = Self::behind(socket, Pid::from_raw(program.start()?))?;
+        let pid = child::start_own_file(&arguments, [theirs.as_fd(), nothing.as_fd(), nothing.as_fd()])?;
+        let guardian = Self::behind(socket, Some(pid))?;
         drop(theirs);
         match guardian.hand_over(id, opened, deadline, marker, meeting) {
             Ok(()) => Ok(guardian),

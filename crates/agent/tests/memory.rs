@@ -1,8 +1,8 @@
-//! What the agent takes of the guest's memory, whatever its clients do: below 256 MB with all places for clients taken by
-//! hostile ones, while a well-behaved one is answered.
+//! What the agent takes of the guest's memory while clients send as much as they can and read nothing, and whether a
+//! well-behaved client is answered meanwhile.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -165,6 +165,93 @@ fn all_clients_but_one_are_hostile_and_the_memory_has_its_bound() {
     let peak = agent.peak_bytes();
     println!("peak: {} MB", peak / 1_000_000);
     assert!(peak <= PEAK_BYTES_MAX, "{peak} bytes");
+}
+
+/// Starts a request in each of several clients at once, none of which reads more than a first byte.
+fn peak_of_silent_clients(requests: &[String]) -> u64 {
+    let agent = Agent::start();
+    thread::scope(|scope| {
+        let clients: Vec<_> = requests
+            .iter()
+            .map(|request| {
+                let mut client = agent.connect();
+                scope.spawn(move || {
+                    client.set_write_timeout(Some(GIVES_UP)).expect("a limit");
+                    // Whole, or dropped on its way.
+                    let _ = writeln!(client, "{request}");
+                    client.set_read_timeout(Some(PATIENCE)).expect("a limit");
+                    assert_eq!(client.read(&mut [0]).expect("the agent answers"), 1);
+                    client
+                })
+            })
+            .collect();
+        let clients: Vec<UnixStream> = clients.into_iter().map(|client| client.join().expect("a client")).collect();
+        let mut good = BufReader::new(agent.connect());
+        assert_eq!(ask(&mut good, &json!({"execute": "guest-ping"})), json!({"return": {}}));
+        drop(clients);
+    });
+    agent.peak_bytes()
+}
+
+/// An `id` goes back in the reply, also of what is refused, and a text may have escapes.
+#[test]
+fn what_goes_back_or_is_decoded_is_a_part_of_the_bound() {
+    let megabytes = |count: usize, text: &str| text.repeat((count << 20) / text.len());
+    let no_request = format!(r#"{{"id": "{}"}}"#, megabytes(60, "i"));
+    let with_escapes = format!(r#"{{"id": "{}"}}"#, megabytes(60, r"\u00e9"));
+    let request = format!(r#"{{"id": "{}", "execute": "guest-ping"}}"#, megabytes(58, "i"));
+    let input = |text: &str| {
+        let arguments = format!(r#""path": "/bin/sleep", "arg": ["3"], "input-data": "{}""#, megabytes(60, text));
+        format!(r#"{{"execute": "guest-exec", "arguments": {{{arguments}}}}}"#)
+    };
+    for (what, requests) in [
+        ("no requests", vec![no_request; 5]),
+        ("no requests, with escapes", vec![with_escapes; 5]),
+        ("requests", vec![request; 5]),
+        ("input", vec![input("A"); 4]),
+        ("input with escapes", vec![input(r"\/\/\/\/"); 4]),
+    ] {
+        let peak = peak_of_silent_clients(&requests);
+        println!("{what}: {} MB", peak / 1_000_000);
+        assert!(peak <= PEAK_BYTES_MAX, "{what}: {peak} bytes");
+    }
+}
+
+/// The original sends back what it gets, and gives a program all of its input.
+#[test]
+fn the_only_client_has_the_whole_of_the_bound() {
+    for (count, text, shown) in [(56 << 20, "i", "i"), (12 << 20, "\u{e9}", "\\u00E9"), (40 << 20, "\u{7f}", "\\u007F")]
+    {
+        let agent = Agent::start();
+        let mut client = agent.connect();
+        let sent = thread::spawn({
+            let mut client = client.try_clone().expect("a descriptor");
+            let request = format!(r#"{{"execute": "guest-ping", "id": "{}"}}"#, text.repeat(count));
+            move || writeln!(client, "{request}").expect("the agent reads")
+        });
+        client.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        let wanted = format!(r#"{{"return": {{}}, "id": "{}"}}"#, shown.repeat(count)) + "\n";
+        let mut reply = vec![0; wanted.len()];
+        client.read_exact(&mut reply).expect("the agent answers");
+        sent.join().expect("a client");
+        assert!(reply == wanted.as_bytes(), "{}", String::from_utf8_lossy(&reply[..200]));
+        println!("an id of {count} times '{shown}': {} MB", agent.peak_bytes() / 1_000_000);
+        assert!(agent.peak_bytes() <= PEAK_BYTES_MAX);
+    }
+    let agent = Agent::start();
+    let mut client = BufReader::new(agent.connect());
+    // base64 of bytes 0xff as encoders write it that escape the slash: 47 MiB of data.
+    let input = format!("{}{}", r"\/".repeat(1 << 20), "A".repeat(62_700_000 - (1 << 20)));
+    writeln!(
+        client.get_mut(),
+        r#"{{"execute": "guest-exec", "arguments": {{"path": "/bin/cat", "input-data": "{input}"}}}}"#
+    )
+    .expect("the agent reads");
+    let mut line = String::new();
+    client.read_line(&mut line).expect("the agent answers");
+    assert!(line.contains("\"pid\""), "{line}");
+    println!("input with escapes: {} MB", agent.peak_bytes() / 1_000_000);
+    assert!(agent.peak_bytes() <= PEAK_BYTES_MAX);
 }
 
 /// The largest requests that one client may send, and what each may take at its worst.

@@ -122,6 +122,12 @@ impl<'a> Base64Text<'a> {
         Ok(length)
     }
 
+    /// The most bytes that the text can stand for.
+    #[must_use]
+    pub fn decoded_bytes_max(&self) -> usize {
+        self.0.len().div_ceil(4) * 3
+    }
+
     /// All of it, decoded.
     ///
     /// # Errors

@@ -18,23 +18,35 @@ pub fn append<T: Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
     }
 }
 
-/// A value that came in, in the notation of what goes out. Numbers stay as they were typed.
-pub(crate) fn echo(value: Value<'_>) -> Vec<u8> {
-    let mut line = Vec::with_capacity(value.text().len());
+/// Writes `value` as it is serialized.
+///
+/// # Errors
+/// Those of the writer: the schema's types have string keys and no fallible parts.
+pub(crate) fn write<T: Serialize + ?Sized>(writer: impl Write, value: &T) -> io::Result<()> {
+    Ok(value.serialize(&mut Serializer::with_formatter(writer, Notation))?)
+}
+
+/// Writes a value that came in, in the notation of what goes out. Numbers stay as they were typed. A text with escapes is
+/// decoded first, and copied for that; nothing else is.
+///
+/// # Errors
+/// Those of the writer.
+pub(crate) fn echo(mut writer: impl Write, value: Value<'_>) -> io::Result<()> {
     let mut position = 0;
     while let Some((token, end)) = crate::value::token_at(value.text(), position) {
         match token {
-            b"," => line.extend_from_slice(b", "),
-            b":" => line.extend_from_slice(b": "),
+            b"," => writer.write_all(b", ")?,
+            b":" => writer.write_all(b": ")?,
             [b'"' | b'\'', ..] => {
                 debug_assert_eq!(Value::new(token).kind(), Kind::Text);
-                append(&mut line, &Value::new(token).as_text().unwrap_or_default());
+                let text = Value::new(token).as_text().unwrap_or_default();
+                write(&mut writer, &text)?;
             }
-            _ => line.extend_from_slice(token),
+            _ => writer.write_all(token)?,
         }
         position = end;
     }
-    line
+    Ok(())
 }
 
 /// The original's notation.

@@ -10,15 +10,17 @@
 //! The crate does no I/O, starts no thread, asks no clock and says no `unsafe`: feed it bytes from wherever they come.
 //!
 //! ```
-//! use qga_protocol::{message::Reply, stream::{Decoder, Event}};
+//! use qga_protocol::{message, stream::{Decoder, Event}};
 //!
 //! let mut decoder = Decoder::default();
 //! let mut bytes: &[u8] = br#"{"execute": "guest-sync", "arguments": {"id": 7}, "id": "a"}"#;
 //! let Some(Event::Request(request)) = decoder.next(&mut bytes) else { panic!("one whole request") };
 //! assert_eq!(request.name(), "guest-sync");
 //! let sync: qga_protocol::session::Sync = request.arguments().unwrap();
-//! let reply = Reply::success(&sync.id, request.id().as_ref());
-//! assert_eq!(reply.as_bytes(), b"{\"return\": 7, \"id\": \"a\"}\n");
+//! let mut reply = Vec::new();
+//! message::write_success(&mut reply, &sync.id, request.id())?;
+//! assert_eq!(reply, b"{\"return\": 7, \"id\": \"a\"}\n");
+//! # Ok::<(), std::io::Error>(())
 //! ```
 
 pub mod args;

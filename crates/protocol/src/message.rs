@@ -4,12 +4,14 @@
 //! `error`, and the request's `id` if it had one. What the commands mean is the families' business.
 
 use std::borrow::Cow;
+use std::io::{self, Write};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use crate::args;
 use crate::encode;
+use crate::stream::cost_bytes;
 use crate::syntax::{self, ECHO_BYTES_MAX};
 use crate::value::{Kind, Value};
 
@@ -29,7 +31,7 @@ pub enum ErrorClass {
 #[derive(Debug, Clone)]
 pub struct Request {
     text: Vec<u8>,
-    tokens: usize,
+    cost_bytes: usize,
     execute: Range<usize>,
     arguments: Option<Range<usize>>,
     id: Option<Range<usize>>,
@@ -40,8 +42,8 @@ pub struct Request {
 pub struct Refusal {
     /// What is wrong.
     pub desc: String,
-    /// The message's `id`, if it came as far as that.
-    id: Option<Id>,
+    /// The text of the message's `id`, if it came as far as that.
+    id: Option<Vec<u8>>,
     object: bool,
     is_reply: bool,
 }
@@ -53,10 +55,25 @@ impl Refusal {
         Self { desc: desc.into(), id: None, object: false, is_reply: false }
     }
 
-    /// A refusal of a request that was understood, for a cause outside of it.
+    /// A refusal of a request that was understood, for a cause outside of it. Of its memory only that of the `id` is kept.
     #[must_use]
-    pub fn of_request(desc: impl Into<String>, request: &Request) -> Self {
-        Self { desc: desc.into(), id: request.id(), object: true, is_reply: false }
+    pub fn of_request(desc: impl Into<String>, request: Request) -> Self {
+        let Request { text, id, .. } = request;
+        Self { desc: desc.into(), id: id.map(|id| only(text, id)), object: true, is_reply: false }
+    }
+
+    /// The same without the `id`, which says so: for one that there is no memory to send back.
+    #[must_use]
+    pub fn without_id(self) -> Self {
+        let desc = format!("{} (its id is not sent back: there is no memory for it now)", self.desc);
+        Self { desc, id: None, ..self }
+    }
+
+    /// What it costs in bytes until it is sent, at most.
+    #[must_use]
+    pub fn cost_bytes(&self) -> usize {
+        let id = self.id.as_deref().unwrap_or_default();
+        self.desc.len() + cost_bytes(id.len(), id.contains(&b'\\'), 0)
     }
 
     /// A byte that cannot stand where it stands; `token` ends with it.
@@ -84,20 +101,31 @@ impl Refusal {
         self.is_reply
     }
 
-    /// The reply to send.
-    #[must_use]
-    pub fn reply(&self) -> Reply {
-        Reply::error(ErrorClass::GenericError, &self.desc, self.id.as_ref())
+    /// Writes the reply, a whole line.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write(&self, writer: impl Write) -> io::Result<()> {
+        let id = self.id.as_ref().map(|id| Id(Value::new(id)));
+        write_error(writer, ErrorClass::GenericError, &self.desc, id)
     }
 }
 
-/// A request's `id` as it is echoed in the reply: any JSON value, in the reply's notation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Id(Vec<u8>);
+/// A request's `id`, which is sent back in the reply: any JSON value. It is not copied before that.
+#[derive(Debug, Clone, Copy)]
+pub struct Id<'a>(Value<'a>);
+
+/// A part of a text, in the memory of the whole; the rest of that is given back.
+fn only(mut text: Vec<u8>, part: Range<usize>) -> Vec<u8> {
+    text.truncate(part.end);
+    text.drain(..part.start);
+    text.shrink_to_fit();
+    text
+}
 
 impl Request {
     /// Judges a message's text, which consists of whole tokens.
-    pub(crate) fn from_text(text: Vec<u8>, tokens: usize) -> Result<Self, Refusal> {
+    pub(crate) fn from_text(text: Vec<u8>, cost_bytes: usize) -> Result<Self, Refusal> {
         syntax::check(&text).map_err(Refusal::generic)?;
         let message = Value::new(&text);
         if message.kind() != Kind::Object {
@@ -125,24 +153,19 @@ impl Request {
             }
         }
         match (execute, wrong) {
-            (Some(execute), None) => Ok(Self { text, tokens, execute, arguments, id }),
+            (Some(execute), None) => Ok(Self { text, cost_bytes, execute, arguments, id }),
             (_, wrong) => {
                 let desc = wrong.unwrap_or_else(|| "QMP input lacks member 'execute'".to_owned());
-                let id = id.map(|id| Id(encode::echo(Value::new(&text[id]))));
+                let id = id.map(|id| only(text, id));
                 Err(Refusal { desc, id, object: true, is_reply: has_result && !has_other })
             }
         }
     }
 
-    /// What the request costs in bytes until it is answered, at most. Its `id` is copied twice, for the reply and into it,
-    /// where other than ASCII may be written as an escape.
+    /// What the request costs in bytes until it is answered, at most.
     #[must_use]
-    pub fn cost_bytes(&self) -> usize {
-        const COPIES: usize = 2;
-        const ESCAPED: usize = 3;
-        let id = self.id.clone().map_or(&[][..], |id| &self.text[id]);
-        let copied = if id.is_ascii() { id.len() * COPIES } else { id.len() * COPIES * ESCAPED };
-        crate::stream::cost_bytes(self.text.len(), self.tokens).saturating_add(copied)
+    pub const fn cost_bytes(&self) -> usize {
+        self.cost_bytes
     }
 
     /// The command's name, known or not.
@@ -167,8 +190,8 @@ impl Request {
 
     /// What to echo in the reply.
     #[must_use]
-    pub fn id(&self) -> Option<Id> {
-        self.id.clone().map(|range| Id(encode::echo(Value::new(&self.text[range]))))
+    pub fn id(&self) -> Option<Id<'_>> {
+        self.id.clone().map(|range| Id(Value::new(&self.text[range])))
     }
 
     /// The size of the message in bytes, blanks left out.
@@ -184,48 +207,30 @@ pub fn clip(name: &str) -> &str {
     &name[..name.floor_char_boundary(ECHO_BYTES_MAX)]
 }
 
-/// One reply as it goes to the client: a line, with the sentinel before it where that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply(Vec<u8>);
+/// Writes the reply of a command that has succeeded, a whole line.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_success<T: Serialize + ?Sized>(mut writer: impl Write, result: &T, id: Option<Id<'_>>) -> io::Result<()> {
+    writer.write_all(BEGINNING)?;
+    encode::write(&mut writer, result)?;
+    end(writer, id)
+}
 
-impl Reply {
-    /// The result of a command.
-    #[must_use]
-    pub fn success<T: Serialize + ?Sized>(result: &T, id: Option<&Id>) -> Self {
-        let mut line = Vec::with_capacity(64);
-        begin(&mut line);
-        encode::append(&mut line, result);
-        end(&mut line, id);
-        Self(line)
+/// Writes the reply of a command that has failed, a whole line. `desc` is any text.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_error(mut writer: impl Write, class: ErrorClass, desc: &str, id: Option<Id<'_>>) -> io::Result<()> {
+    writer.write_all(b"{")?;
+    if let Some(Id(id)) = id {
+        writer.write_all(b"\"id\": ")?;
+        encode::echo(&mut writer, id)?;
+        writer.write_all(b", ")?;
     }
-
-    /// The failure of a command. `desc` is any text.
-    #[must_use]
-    pub fn error(class: ErrorClass, desc: &str, id: Option<&Id>) -> Self {
-        let mut line = b"{".to_vec();
-        if let Some(Id(id)) = id {
-            line.extend_from_slice(b"\"id\": ");
-            line.extend_from_slice(id);
-            line.extend_from_slice(b", ");
-        }
-        line.extend_from_slice(b"\"error\": ");
-        encode::append(&mut line, &Failure { class, desc: Cow::Borrowed(desc) });
-        line.extend_from_slice(b"}\n");
-        Self(line)
-    }
-
-    /// The same with the [`SENTINEL`] before it.
-    #[must_use]
-    pub fn delimited(mut self) -> Self {
-        self.0.insert(0, SENTINEL);
-        self
-    }
-
-    /// The bytes to send.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
+    writer.write_all(b"\"error\": ")?;
+    encode::write(&mut writer, &Failure { class, desc: Cow::Borrowed(desc) })?;
+    writer.write_all(b"}\n")
 }
 
 /// The `error` member of a reply.
@@ -237,16 +242,22 @@ pub struct Failure<'a> {
     pub desc: Cow<'a, str>,
 }
 
+/// What comes before the result.
+const BEGINNING: &[u8] = b"{\"return\": ";
+
 /// Appends what comes before the result in a reply that is written piece by piece.
 pub fn begin(line: &mut Vec<u8>) {
-    line.extend_from_slice(b"{\"return\": ");
+    line.extend_from_slice(BEGINNING);
 }
 
-/// Appends what comes after the result.
-pub fn end(line: &mut Vec<u8>, id: Option<&Id>) {
+/// Writes what comes after the result.
+///
+/// # Errors
+/// Those of the writer.
+pub fn end(mut writer: impl Write, id: Option<Id<'_>>) -> io::Result<()> {
     if let Some(Id(id)) = id {
-        line.extend_from_slice(b", \"id\": ");
-        line.extend_from_slice(id);
+        writer.write_all(b", \"id\": ")?;
+        encode::echo(&mut writer, id)?;
     }
-    line.extend_from_slice(b"}\n");
+    writer.write_all(b"}\n")
 }

@@ -39,11 +39,12 @@ impl Default for Limits {
 /// list that a command takes. One of two tokens or fewer is a value.
 const TOKEN_BYTES: usize = 32;
 
-/// What a message of so many bytes and tokens costs until it is answered, at most: its text, which is not copied, and what
-/// becomes of its tokens.
+/// What a message of so many bytes and tokens costs until it is answered, at most: its text, a copy of that if texts in it have
+/// to be decoded, and what becomes of its tokens.
 #[must_use]
-pub const fn cost_bytes(text_bytes: usize, tokens: usize) -> usize {
-    text_bytes.saturating_add(tokens.saturating_mul(TOKEN_BYTES))
+pub const fn cost_bytes(text_bytes: usize, has_escapes: bool, tokens: usize) -> usize {
+    let copies = if has_escapes { 2 } else { 1 };
+    text_bytes.saturating_mul(copies).saturating_add(tokens.saturating_mul(TOKEN_BYTES))
 }
 
 /// What came out of the bytes.
@@ -65,6 +66,8 @@ pub struct Decoder {
     token_start: usize,
     tokens: usize,
     token_bytes: usize,
+    /// A text of the message has an escape, so it is copied to be decoded.
+    has_escapes: bool,
     nesting: Nesting,
     state: State,
     /// The line has had its error; its remains stay without one.
@@ -165,7 +168,7 @@ impl Decoder {
     /// What the message that has not ended yet costs in bytes, as [`cost_bytes`] has it.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
-        cost_bytes(self.message.len(), self.tokens)
+        cost_bytes(self.message.len(), self.has_escapes, self.tokens)
     }
 
     /// Takes bytes from the front of `input` up to the end of a message or an error, and returns that. `None` when
@@ -250,7 +253,10 @@ impl Decoder {
                 self.push(byte);
                 return (Step::TokenEnd, true);
             }
-            (State::Text(quote), b'\\') => State::TextEscape(quote),
+            (State::Text(quote), b'\\') => {
+                self.has_escapes = true;
+                State::TextEscape(quote)
+            }
             (State::Text(_), _) => return (Step::Stray, true),
             (State::TextEscape(quote), 0x20..=0xFD) => State::Text(quote),
 
@@ -317,10 +323,11 @@ impl Decoder {
         if balanced && self.nesting.depth > 0 {
             return None;
         }
-        let (text, tokens) = (std::mem::take(&mut self.message), self.tokens);
+        let cost_bytes = self.cost_bytes();
+        let text = std::mem::take(&mut self.message);
         self.clear();
         self.reset_answered = false;
-        match Request::from_text(text, tokens) {
+        match Request::from_text(text, cost_bytes) {
             Ok(request) => {
                 self.quiet = false;
                 Some(Event::Request(request))
@@ -372,6 +379,7 @@ impl Decoder {
         self.token_start = 0;
         self.tokens = 0;
         self.token_bytes = 0;
+        self.has_escapes = false;
         self.nesting.depth = 0;
         self.state = State::Between;
     }

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use qga_protocol::base64::Base64Text;
 use qga_protocol::exec::{CaptureMode, CaptureOutput, Exec, ExecStarted, ExecStatus, Status, StatusReply};
 use qga_protocol::message::clip;
 use rustix::fs::OFlags;
@@ -53,13 +52,18 @@ impl Run for Exec<'_> {
         if !copies.resize(strings * COPY_FACTOR) {
             return Err(failed("other requests fill the agent's memory: ask again later"));
         }
-        let input = self.input_data.as_ref().map(Base64Text::decode).transpose()?;
-        let place = call.agent.programs.reserve(&format!("Failed to execute child process “{}”", self.path))?;
-        let input = input.map(|data| {
-            Input::new(data, &call.agent.budget)
-                .ok_or_else(|| failed("the input of other programs waits to be taken and fills the agent's memory"))
+        let input = self.input_data.as_ref().map(|text| {
+            // Before it is decoded, and until the program has taken it.
+            let mut held = call.agent.budget.hold();
+            if !held.resize(text.decoded_bytes_max()) {
+                return Err(failed(
+                    "other requests and the input of other programs fill the agent's memory: ask again later",
+                ));
+            }
+            Ok(Input::new(text.decode()?, held))
         });
         let input = input.transpose()?;
+        let place = call.agent.programs.reserve(&format!("Failed to execute child process “{}”", self.path))?;
         let mode = self.capture_output.map_or(CaptureMode::None, CaptureOutput::mode);
         let (streams, started) = connect(mode, input).map_err(|cause| failed(&cause_text(&cause)))?;
         // Before the program runs: from its first word on it is safe from the agent's end.
@@ -217,7 +221,8 @@ impl Run for Status {
         // Counted, not asked for: the output is there already.
         held.resize(outputs.iter().map(Output::len).sum());
         let lost = |error| Error::io(format!("the output of program {} is lost", self.pid), &error);
-        let mut result = ResultStream { exit, outputs, piece: vec![0; PIECE_BYTES], first: 0, _held: held };
+        let piece = vec![0; outputs.iter().map(Output::len).max().unwrap_or(0).min(PIECE_BYTES)];
+        let mut result = ResultStream { exit, outputs, piece, first: 0, _held: held };
         // What cannot be read is an error, and not half a reply.
         result.first = result.outputs[0].read_at(&mut result.piece, 0).map_err(lost)?;
         result.outputs[1].read_at(&mut [0], 0).map_err(lost)?;
@@ -257,9 +262,8 @@ impl Stream for ResultStream {
             Some(Exit::Signal(signal)) => (None, Some(i64::from(signal))),
             None => (None, None),
         };
-        let mut line = Vec::new();
-        Answer::begin_line(&mut line);
-        StatusReply::begin(&mut line, exitcode, signal);
+        answer.begin_line();
+        StatusReply::begin(answer.piece(), exitcode, signal);
         let mut read = Some(first);
         for (name, output) in ["out-data", "err-data"].into_iter().zip(&outputs) {
             let mut sent = 0;
@@ -272,21 +276,21 @@ impl Stream for ResultStream {
                     }
                 };
                 if sent == 0 {
-                    StatusReply::begin_data(&mut line, name);
-                } else if !answer.send_piece(&mut line) {
+                    StatusReply::begin_data(answer.piece(), name);
+                } else if !answer.send_piece() {
                     return;
                 }
-                StatusReply::data(&mut line, &piece[..count]);
+                StatusReply::data(answer.piece(), &piece[..count]);
                 call.note_progress();
                 sent += count;
             }
             if sent > 0 {
-                StatusReply::end_data(&mut line);
+                StatusReply::end_data(answer.piece());
             }
             read = None;
         }
-        StatusReply::end(&mut line, outputs.each_ref().map(Output::is_truncated));
-        answer.end_line(&mut line);
+        StatusReply::end(answer.piece(), outputs.each_ref().map(Output::is_truncated));
+        answer.end_line();
     }
 }
 

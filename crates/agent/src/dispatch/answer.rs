@@ -1,58 +1,63 @@
 //! The answer to one request: the line of its reply, whole or piece by piece.
 
-use qga_protocol::message::{self, Id, Reply};
+use qga_protocol::message::{self, Id, SENTINEL};
 use serde::Serialize;
 
 use super::Call;
 use super::handler::Outcome;
-use crate::transport::line_writer::ReplyWriter;
+use crate::transport::line_writer::{Pieces, ReplyWriter};
 
 /// Where a command's result goes.
 pub struct Answer<'a> {
-    replies: &'a ReplyWriter,
-    id: Option<Id>,
+    line: Pieces<'a>,
+    id: Option<Id<'a>>,
     /// A sync reply carries the sentinel.
     delimited: bool,
     /// False for commands whose success is not answered.
     wanted: bool,
-    /// A piece of the line is out.
-    begun: bool,
 }
 
 impl<'a> Answer<'a> {
     /// An answer to a request with this `id`.
-    pub fn new(replies: &'a ReplyWriter, id: Option<Id>, delimited: bool, wanted: bool) -> Self {
-        Self { replies, id, delimited, wanted, begun: false }
+    pub fn new(replies: &'a ReplyWriter, id: Option<Id<'a>>, delimited: bool, wanted: bool) -> Self {
+        Self { line: Pieces::new(replies), id, delimited, wanted }
     }
 
     /// Sends a command's result.
-    pub fn send<T: Serialize>(self, outcome: Outcome<T>, call: &Call<'_>) {
+    pub fn send<T: Serialize>(mut self, outcome: Outcome<T>, call: &Call<'_>) {
         match outcome {
             _ if !self.wanted => {}
             Outcome::Reply(result) => {
-                let reply = Reply::success(&result, self.id.as_ref());
-                self.replies.send(&if self.delimited { reply.delimited() } else { reply });
+                if self.delimited {
+                    self.piece().push(SENTINEL);
+                }
+                if message::write_success(&mut self.line, &result, self.id).is_ok() {
+                    self.line.end();
+                }
             }
             Outcome::Stream(stream) => stream.send(self, call),
         }
     }
 
-    /// Starts the line of a reply whose result follows in pieces.
-    pub fn begin_line(line: &mut Vec<u8>) {
-        message::begin(line);
+    /// What is written of the line and not sent yet.
+    pub fn piece(&mut self) -> &mut Vec<u8> {
+        self.line.piece()
     }
 
-    /// Sends what has been collected of the line and empties it. False if nobody hears it.
-    pub fn send_piece(&mut self, line: &mut Vec<u8>) -> bool {
-        let heard = self.replies.write(line, !self.begun);
-        self.begun = true;
-        line.clear();
-        heard
+    /// Starts the line of a reply whose result follows.
+    pub fn begin_line(&mut self) {
+        message::begin(self.piece());
     }
 
-    /// Ends the line after the last piece of the result.
-    pub fn end_line(self, line: &mut Vec<u8>) {
-        message::end(line, self.id.as_ref());
-        self.replies.write(line, !self.begun);
+    /// Sends what is written of the line. False if nobody hears it: the rest need not be made.
+    pub fn send_piece(&mut self) -> bool {
+        self.line.send()
+    }
+
+    /// Ends the line after the result.
+    pub fn end_line(mut self) {
+        if message::end(&mut self.line, self.id).is_ok() {
+            self.line.end();
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use qga_protocol::Info;
-use qga_protocol::message::{Reply, Request, clip};
+use qga_protocol::message::{Request, clip};
 
 use self::handler::Entry;
 use crate::agent::Agent;
@@ -58,7 +58,7 @@ pub fn answer(agent: &Agent, entry: Option<&Entry>, request: &Request, replies: 
     let failed = admit(agent, entry, request).and_then(|entry| serve(agent, entry, request, replies));
     if let Err(error) = failed {
         log::info!("{} failed: {}", clip(&request.name()), error.desc);
-        replies.send(&Reply::error(error.class, &error.desc, request.id().as_ref()));
+        replies.send_error(error.class, &error.desc, request.id());
     }
 }
 

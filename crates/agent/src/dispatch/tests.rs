@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use qga_protocol::Command;
 use qga_protocol::Info;
-use qga_protocol::message::{Reply, Request};
+use qga_protocol::message::{ErrorClass, Request};
 use qga_protocol::session::Ping;
 use qga_protocol::stream::{Decoder, Event};
 
@@ -68,13 +68,14 @@ fn a_panicking_command_answers_an_error_and_the_next_one_is_served() {
 fn a_command_that_fails_in_the_middle_of_its_reply_leaves_the_next_line_whole() {
     let (agent, replies, ours) = agent();
     let serve_half = |_: &Request, _: &super::Call<'_>, mut answer: Answer<'_>| {
-        answer.send_piece(&mut b"{\"return\": \"abc".to_vec());
+        answer.piece().extend_from_slice(b"{\"return\": \"abc");
+        answer.send_piece();
         Err(Error::new("gone wrong"))
     };
     let entry = Entry { info: &Ping::INFO, serve: serve_half };
     let request = request(r#"{"execute":"guest-ping"}"#);
     let error = serve(&agent, &entry, &request, &replies).unwrap_err();
-    replies.send(&Reply::error(error.class, &error.desc, None));
+    replies.send_error(error.class, &error.desc, None);
     assert_eq!(
         heard(replies, ours),
         "{\"return\": \"abc\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"gone wrong\"}}\n"
@@ -82,16 +83,18 @@ fn a_command_that_fails_in_the_middle_of_its_reply_leaves_the_next_line_whole() 
 }
 
 #[test]
-fn a_silenced_voice_is_not_heard_and_another_one_ends_its_line() {
+fn a_silenced_reply_writer_is_not_heard_and_another_one_ends_its_line() {
     let (_agent, first, ours) = agent();
     let second = first.sibling();
     let mut answer = Answer::new(&first, None, false, true);
-    assert!(answer.send_piece(&mut b"half".to_vec()));
+    answer.piece().extend_from_slice(b"half");
+    assert!(answer.send_piece());
     first.silence();
-    assert!(!answer.send_piece(&mut b"more".to_vec()));
-    assert!(second.send(&Reply::success(&7, None)));
+    answer.piece().extend_from_slice(b"more");
+    assert!(!answer.send_piece());
+    assert!(second.send_error(ErrorClass::GenericError, "7", None));
     drop(first);
-    assert_eq!(heard(second, ours), "half\n{\"return\": 7}\n");
+    assert_eq!(heard(second, ours), "half\n{\"error\": {\"class\": \"GenericError\", \"desc\": \"7\"}}\n");
 }
 
 #[test]

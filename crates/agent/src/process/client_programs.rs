@@ -89,10 +89,9 @@ pub struct Input {
 }
 
 impl Input {
-    /// The data, if the budget has room for it.
-    pub fn new(data: Vec<u8>, budget: &Budget) -> Option<Self> {
-        let held = budget.hold_of(data.len())?;
-        Some(Self { data, sent: 0, _held: held })
+    /// The data, for which so much is held.
+    pub fn new(data: Vec<u8>, held: Hold) -> Self {
+        Self { data, sent: 0, _held: held }
     }
 
     /// Makes a pipe as large as it needs, as far as the system allows: what is in the pipe is not lost with the agent.

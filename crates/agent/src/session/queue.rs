@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use qga_protocol::message::{ErrorClass, Id, Reply, clip};
+use qga_protocol::message::{Refusal, clip};
 use rustix::thread::Pid;
 
 use crate::agent::Agent;
@@ -42,15 +42,27 @@ const HAND_OVER_AFTER: Duration = Duration::from_millis(20);
 pub enum Job {
     /// A request, with the memory it holds.
     Request(Asked, Hold),
-    /// An answer that was ready when the message was read.
-    Reply(Reply),
+    /// What is no request, or cannot be served, with the memory it holds.
+    Refused(Refusal, Hold),
 }
 
 impl Job {
     fn name(&self) -> String {
         match self {
             Self::Request(asked, _) => clip(&asked.request.name()).to_owned(),
-            Self::Reply(_) => "an error reply".to_owned(),
+            Self::Refused(..) => "an error reply".to_owned(),
+        }
+    }
+
+    /// The same, not to be served for this reason.
+    fn refused(self, desc: &str) -> Self {
+        match self {
+            Self::Request(asked, mut hold) => {
+                let refusal = Refusal::of_request(desc, asked.request);
+                hold.resize(refusal.cost_bytes());
+                Self::Refused(refusal, hold)
+            }
+            refused @ Self::Refused(..) => refused,
         }
     }
 
@@ -58,7 +70,7 @@ impl Job {
         JOB_BYTES
             + match self {
                 Self::Request(asked, _) => asked.request.text_bytes(),
-                Self::Reply(reply) => reply.as_bytes().len(),
+                Self::Refused(refusal, _) => refusal.cost_bytes(),
             }
     }
 }
@@ -202,7 +214,8 @@ impl Queue {
         true
     }
 
-    /// Answers a message, which holds some of the agent's memory, at once, if that cannot block and nothing is before it. Else returns what has to wait.
+    /// Answers a message, which holds some of the agent's memory, at once if that cannot block and nothing is before it.
+    /// Else returns what has to wait.
     pub fn receive(&self, message: Message, hold: Hold) -> Option<Job> {
         let asked = match message {
             Message::Refused(refusal) if refusal.answers_a_reply() => {
@@ -211,11 +224,10 @@ impl Queue {
             }
             Message::Refused(refusal) => {
                 log::debug!("bad input: {}", refusal.desc);
-                let reply = refusal.reply();
                 if !self.is_idle() {
-                    return Some(Job::Reply(reply));
+                    return Some(Job::Refused(refusal, hold));
                 }
-                self.replies.send(&reply);
+                self.replies.send_refusal(&refusal);
                 return None;
             }
             Message::Request(asked) => asked,
@@ -278,12 +290,7 @@ impl Queue {
             }
         }
         if state.refusing {
-            if let Job::Request(asked, _) = &job {
-                job = Job::Reply(failure(
-                    "too many requests wait behind a blocked command: this one was dropped",
-                    asked.request.id().as_ref(),
-                ));
-            }
+            job = job.refused("too many requests wait behind a blocked command: this one was dropped");
             if state.queued_bytes + job.bytes() > QUEUE_BYTES_MAX + REFUSAL_BYTES_MAX {
                 log::warn!("a request was dropped without an answer: too many wait behind a blocked command");
                 return;
@@ -298,13 +305,13 @@ impl Queue {
                 Ok(_) => state.has_worker = true,
                 Err(error) => {
                     // Without a worker nothing else was in the queue, so the answer keeps its place.
-                    let id = match state.queue.pop_back() {
-                        Some(Job::Request(asked, _)) => asked.request.id(),
-                        _ => None,
-                    };
+                    let job = state.queue.pop_back();
                     state.queued_bytes = 0;
                     drop(state);
-                    self.replies.send(&failure(&format!("the agent cannot start a thread: {error}"), id.as_ref()));
+                    let refused = job.map(|job| job.refused(&format!("the agent cannot start a thread: {error}")));
+                    if let Some(Job::Refused(refusal, _held)) = refused {
+                        self.replies.send_refusal(&refusal);
+                    }
                     return;
                 }
             }
@@ -361,8 +368,9 @@ impl Queue {
         let mut returned = None;
         while let Some(job) = returned.take().map_or_else(|| self.next_queued(), |reader| self.next_read(reader)) {
             match job {
-                Job::Reply(reply) => {
-                    self.replies.send(&reply);
+                // What it holds goes with it.
+                Job::Refused(refusal, _held) => {
+                    self.replies.send_refusal(&refusal);
                 }
                 Job::Request(asked, hold) => {
                     let is_large = asked.request.text_bytes() >= LARGE_REQUEST_BYTES;
@@ -455,8 +463,4 @@ impl Drop for ReturnsReader<'_> {
         queue.replies.set_busy(false);
         queue.give_back(Returned::End(Err(io::Error::other("the agent failed while it served this client"))));
     }
-}
-
-fn failure(desc: &str, id: Option<&Id>) -> Reply {
-    Reply::error(ErrorClass::GenericError, desc, id)
 }

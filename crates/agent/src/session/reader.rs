@@ -87,21 +87,21 @@ impl Reader {
         let mut hold = event.is_some().then(|| self.held.split_off());
         let fits = match (&event, &mut hold) {
             (Some(Event::Request(request)), Some(hold)) => hold.resize(request.cost_bytes()),
-            (Some(Event::Refused(_)), Some(hold)) => hold.resize(0),
+            (Some(Event::Refused(refusal)), Some(hold)) => hold.resize(refusal.cost_bytes()),
             _ => self.held.resize(self.decoder.cost_bytes()),
         };
         match (event, hold) {
-            (Some(Event::Request(request)), Some(mut hold)) if !fits => {
-                let desc = "the agent holds too much of other requests: this one was not begun, ask again later";
-                let refusal = Refusal::of_request(desc, &request);
-                drop(request);
-                hold.resize(0);
-                Some((Event::Refused(refusal), hold))
+            (Some(Event::Request(request)), Some(hold)) if !fits => {
+                let desc = "the agent has no memory for this request beside what it holds for clients already: it was not \
+                            begun, ask again later or send less";
+                Some(refused(Refusal::of_request(desc, request), hold))
             }
+            (Some(Event::Refused(refusal)), Some(hold)) if !fits => Some(refused(refusal, hold)),
             (Some(event), Some(hold)) => Some((event, hold)),
             _ if fits => None,
             _ => {
-                let why = "the agent holds too much of unfinished requests: this one was dropped, ask again later";
+                let why = "the agent has no memory for the rest of this request beside what it holds for clients already: it was \
+                           dropped, ask again later or send less";
                 Some(self.drop_half_message(why))
             }
         }
@@ -112,6 +112,15 @@ impl Reader {
         self.held.resize(0);
         (event, self.held.split_off())
     }
+}
+
+/// A refusal with what it holds until it is sent. An `id` that there is no memory for is not sent back.
+fn refused(mut refusal: Refusal, mut hold: Hold) -> (Event, Hold) {
+    if !hold.resize(refusal.cost_bytes()) {
+        refusal = refusal.without_id();
+        hold.resize(refusal.cost_bytes());
+    }
+    (Event::Refused(refusal), hold)
 }
 
 #[cfg(test)]

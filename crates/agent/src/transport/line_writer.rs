@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use qga_protocol::message::Reply;
+use qga_protocol::message::{self, ErrorClass, Id, Refusal};
 
 use super::link::Link;
 use crate::system::error::cause_text;
@@ -135,7 +135,7 @@ impl ReplyWriter {
     }
 
     /// Writes some of a line, from its beginning or from where it was. False if nobody hears it: the rest need not be made.
-    pub fn write(&self, bytes: &[u8], begins: bool) -> bool {
+    fn write(&self, bytes: &[u8], begins: bool) -> bool {
         let mut state = self.line_writer.state.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_silenced() || self.unheard.load(Ordering::Relaxed) {
             return false;
@@ -162,21 +162,85 @@ impl ReplyWriter {
         true
     }
 
-    /// Sends a whole reply.
-    pub fn send(&self, reply: &Reply) -> bool {
-        self.write(reply.as_bytes(), true)
+    /// Sends the reply of a command that has failed. False if nobody hears it.
+    pub fn send_error(&self, class: ErrorClass, desc: &str, id: Option<Id<'_>>) -> bool {
+        let mut pieces = Pieces::new(self);
+        message::write_error(&mut pieces, class, desc, id).is_ok() && pieces.end()
+    }
+
+    /// Sends the reply to what is no request, or cannot be served. False if nobody hears it.
+    pub fn send_refusal(&self, refusal: &Refusal) -> bool {
+        let mut pieces = Pieces::new(self);
+        refusal.write(&mut pieces).is_ok() && pieces.end()
+    }
+}
+
+/// A line that is sent while it is written, so that it never exists whole if it is long.
+pub struct Pieces<'a> {
+    replies: &'a ReplyWriter,
+    piece: Vec<u8>,
+    begun: bool,
+}
+
+impl<'a> Pieces<'a> {
+    /// Bytes that are sent in one go.
+    const BYTES: usize = 64 << 10;
+
+    /// A line of which nothing is written yet.
+    pub fn new(replies: &'a ReplyWriter) -> Self {
+        Self { replies, piece: Vec::new(), begun: false }
+    }
+
+    /// What is written and not sent yet.
+    pub fn piece(&mut self) -> &mut Vec<u8> {
+        &mut self.piece
+    }
+
+    /// Sends what is written. False if nobody hears it: the rest need not be made.
+    pub fn send(&mut self) -> bool {
+        let heard = self.replies.write(&self.piece, !self.begun);
+        self.begun = true;
+        self.piece.clear();
+        heard
+    }
+
+    /// Sends the rest. The line's end is written by then.
+    pub fn end(mut self) -> bool {
+        self.send()
+    }
+}
+
+impl io::Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(Self::BYTES);
+        self.piece.extend_from_slice(&bytes[..taken]);
+        if self.piece.len() >= Self::BYTES && !self.send() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::LineWriter;
+    use super::{LineWriter, Pieces, ReplyWriter};
     use crate::transport::Link;
-    use qga_protocol::message::Reply;
+    use qga_protocol::message;
+    use serde::Serialize;
     use std::io::Read as _;
     use std::os::unix::net::UnixStream;
     use std::sync::Arc;
     use std::time::Duration;
+
+    /// Sends a result as a whole.
+    fn send(replies: &ReplyWriter, result: &impl Serialize) -> bool {
+        let mut line = Pieces::new(replies);
+        message::write_success(&mut line, result, None).is_ok() && line.end()
+    }
 
     #[test]
     fn a_reply_that_is_called_off_half_way_spoils_no_other() {
@@ -186,7 +250,7 @@ mod tests {
         let first = Arc::new(LineWriter::new(Arc::new(Link::port(guest.into()))).reply_writer());
         let second = first.sibling();
         let speaker = Arc::clone(&first);
-        let said = std::thread::spawn(move || speaker.send(&Reply::success(&"x".repeat(LONG), None)));
+        let said = std::thread::spawn(move || send(&speaker, &"x".repeat(LONG)));
         // Some of it is out, and the rest does not fit into what lies between the two ends.
         host.read_exact(&mut [0; 1]).unwrap();
         first.silence();
@@ -196,7 +260,7 @@ mod tests {
             heard += host.read(&mut [0; 4096]).unwrap_or(0);
         }
         assert!(!said.join().unwrap() && heard < LONG, "it was not called off");
-        let told = std::thread::spawn(move || second.send(&Reply::success(&7, None)));
+        let told = std::thread::spawn(move || send(&second, &7));
         host.set_read_timeout(None).unwrap();
         let mut text = Vec::new();
         while !text.ends_with(b"{\"return\": 7}\n") {
@@ -215,8 +279,8 @@ mod tests {
         let first = LineWriter::new(Arc::new(Link::port(guest.into()))).reply_writer();
         let second = first.sibling();
         first.silence();
-        assert!(!first.send(&Reply::success(&1, None)));
-        assert!(second.send(&Reply::success(&2, None)));
+        assert!(!send(&first, &1));
+        assert!(send(&second, &2));
         drop((first, second));
         let mut text = String::new();
         host.read_to_string(&mut text).unwrap();

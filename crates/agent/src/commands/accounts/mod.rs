@@ -50,20 +50,19 @@ struct KeyList(os::Content);
 
 impl Stream for KeyList {
     fn send(self: Box<Self>, mut answer: Answer<'_>, call: &Call<'_>) {
-        let mut line = Vec::new();
-        Answer::begin_line(&mut line);
-        AuthorizedKeys::begin(&mut line);
+        answer.begin_line();
+        AuthorizedKeys::begin(answer.piece());
         for (index, key) in keys::listed(&self.0.bytes).enumerate() {
-            AuthorizedKeys::key(&mut line, &key, index == 0);
-            if line.len() >= PIECE_BYTES {
+            AuthorizedKeys::key(answer.piece(), &key, index == 0);
+            if answer.piece().len() >= PIECE_BYTES {
                 call.note_progress();
-                if !answer.send_piece(&mut line) {
+                if !answer.send_piece() {
                     return;
                 }
             }
         }
-        AuthorizedKeys::end(&mut line);
-        answer.end_line(&mut line);
+        AuthorizedKeys::end(answer.piece());
+        answer.end_line();
     }
 }
 

@@ -62,18 +62,18 @@ struct FileStream {
 impl Stream for FileStream {
     fn send(self: Box<Self>, mut answer: Answer<'_>, call: &Call<'_>) {
         let Self { file, count, mut piece, first: mut filled } = *self;
-        let mut line = Vec::with_capacity(piece.len() / 3 * 4 + 128);
-        Answer::begin_line(&mut line);
-        ReadReply::begin(&mut line);
+        answer.piece().reserve(piece.len() / 3 * 4 + 128);
+        answer.begin_line();
+        ReadReply::begin(answer.piece());
         let mut total = 0;
         loop {
             total += filled.length;
             call.note_progress();
-            ReadReply::data(&mut line, &piece[..filled.length]);
+            ReadReply::data(answer.piece(), &piece[..filled.length]);
             if filled.end.is_some() || total == count {
                 break;
             }
-            if !answer.send_piece(&mut line) {
+            if !answer.send_piece() {
                 return;
             }
             let wanted = piece.len().min(count - total);
@@ -82,8 +82,8 @@ impl Stream for FileStream {
         if let Some(End::Failed(cause)) = filled.end {
             log::warn!("a read ended after {total} bytes: {cause}");
         }
-        ReadReply::end(&mut line, total, matches!(filled.end, Some(End::File)));
-        answer.end_line(&mut line);
+        ReadReply::end(answer.piece(), total, matches!(filled.end, Some(End::File)));
+        answer.end_line();
     }
 }
 

@@ -43,7 +43,8 @@ impl Agent {
             .spawn()
             .expect("the agent starts");
         let mut agent = Self { process, directory };
-        while !agent.socket().exists() {
+        // The file is there before anybody listens at it.
+        while UnixStream::connect(agent.socket()).is_err() {
             assert!(agent.process.try_wait().expect("a child").is_none(), "the agent does not start");
             thread::sleep(Duration::from_millis(5));
         }

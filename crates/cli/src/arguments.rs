@@ -170,6 +170,9 @@ fn parse_variable(text: &str) -> Result<String, String> {
 /// `qga cp`.
 #[derive(Debug, Args)]
 pub struct Copy {
+    /// Keep everything, as cp -a does: owner, mode, times, links, hard links, extended attributes, holes. Both sides need tar.
+    #[arg(short, long, conflicts_with_all = ["resume", "checksum", "no_mode"])]
+    pub archive: bool,
     /// Go on with copies that were broken off, and leave what can be gone on with if this one is.
     #[arg(long)]
     pub resume: bool,

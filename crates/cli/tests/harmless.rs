@@ -142,6 +142,32 @@ fn files_are_copied_both_ways() {
 }
 
 #[test]
+fn a_copy_can_keep_everything_and_says_what_it_cannot() {
+    let Some(guest) = Guest::start() else { return };
+    fs::create_dir(guest.path("tree")).unwrap();
+    fs::write(guest.path("tree/file"), "content").unwrap();
+    fs::set_permissions(guest.path("tree/file"), fs::Permissions::from_mode(0o4701)).unwrap();
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_000_000_500);
+    fs::File::open(guest.path("tree/file")).unwrap().set_modified(old).unwrap();
+    fs::create_dir(guest.path("there")).unwrap();
+    for (from, to, copy) in [("tree", ":there", "there/tree"), (":tree", "there/new", "there/new")] {
+        let path = |text: &str| match text.strip_prefix(':') {
+            Some(name) => format!(":{}", guest.text(name)),
+            None => guest.text(text),
+        };
+        guest.qga(["cp", "-a", &path(from), &path(to)]).good();
+        let file = guest.path(copy).join("file").metadata().unwrap();
+        assert_eq!((file.permissions().mode() & 0o7777, file.modified().unwrap()), (0o4701, old), "{copy}");
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(guest.path("tree/socket")).unwrap();
+    let ended = guest.qga(["--json", "cp", "-a", &guest.text("tree"), &format!(":{}", guest.text("again"))]);
+    assert_eq!(ended.code, Some(1), "what was left out is no success: {ended:?}");
+    assert_eq!(ended.json()["skipped"][0]["why"], "it is a socket");
+    guest.qga(["cp", "-a", "-", &format!(":{}", guest.text("x"))]).failed(64, "has nothing but its content");
+    guest.qga(["cp", "-a", "--resume", "x", ":y"]).failed(64, "cannot be used with");
+}
+
+#[test]
 fn trees_are_copied_and_what_cannot_be_is_named() {
     let Some(guest) = Guest::start() else { return };
     fs::create_dir_all(guest.path("tree/inner")).unwrap();

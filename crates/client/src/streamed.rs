@@ -70,6 +70,9 @@ struct Running {
 /// [`Ended::not_started`] where a program was to have a terminal.
 pub const NO_TERMINAL: &str = "the guest has neither script nor Python to make a terminal with";
 
+/// [`Ended::not_started`] where a program was to be fed as it runs.
+const NO_INPUT: &str = "the guest has no way to feed it: that takes /bin/sh, mkfifo and a directory for files";
+
 const NAMES: [(OutputStream, &str); 2] = [(OutputStream::Stdout, "out"), (OutputStream::Stderr, "err")];
 
 impl<T: Transport> Agent<T> {
@@ -127,6 +130,10 @@ impl<T: Transport> Agent<T> {
         if program.terminal.is_some() {
             let not_started = Some("the agent opens no files, or no directory takes one".to_owned());
             return Ok(Ended { not_started, ..ended(Exit::Code(126), ending, true) });
+        }
+        if options.interactive_input {
+            // It would find an end at once, and do half of its work.
+            return Ok(Ended { not_started: Some(NO_INPUT.to_owned()), ..ended(Exit::Code(126), ending, true) });
         }
         self.run_with_capture(program, ending, console)
     }

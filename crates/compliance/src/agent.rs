@@ -25,6 +25,8 @@ static BORROWED: Mutex<()> = Mutex::new(());
 pub struct Agent {
     subject: Subject,
     options: Vec<String>,
+    /// Where its programs are looked for, if not where they usually are.
+    programs: Option<PathBuf>,
     running: Option<Running>,
     directory: TempDir,
     _turn: Option<MutexGuard<'static, ()>>,
@@ -39,6 +41,16 @@ impl Agent {
     /// Starts the subject with the options a test needs beside socket, state directory and pid file; an agent that
     /// runs already is borrowed (then `options` must be empty).
     pub fn start(subject: &Subject, options: &[&str]) -> Result<Self, Failure> {
+        Self::launch_new(subject, options, None)
+    }
+
+    /// As [`start`](Self::start), for an agent in whose guest there are no other programs than those in a directory, but for
+    /// `/bin/sh`.
+    pub fn start_with_programs(subject: &Subject, programs: &Path) -> Result<Self, Failure> {
+        Self::launch_new(subject, &[], Some(programs.to_owned()))
+    }
+
+    fn launch_new(subject: &Subject, options: &[&str], programs: Option<PathBuf>) -> Result<Self, Failure> {
         let directory = TempDir::with_prefix("qga-compliance-").map_err(|error| format!("no directory: {error}"))?;
         let turn = match subject.access {
             Access::Socket(_) if !options.is_empty() => {
@@ -48,7 +60,7 @@ impl Agent {
             Access::Program(_) => None,
         };
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let mut agent = Self { subject: subject.clone(), options, running: None, directory, _turn: turn };
+        let mut agent = Self { subject: subject.clone(), options, programs, running: None, directory, _turn: turn };
         agent.launch()?;
         Ok(agent)
     }
@@ -151,7 +163,11 @@ impl Agent {
             .open(directory.join("output"))
             .and_then(|output| Ok((output.try_clone()?, output)))
             .map_err(|error| format!("no file for the agent's output: {error}"))?;
-        let child = Self::command(program, directory)
+        let mut command = Self::command(program, directory);
+        if let Some(programs) = &self.programs {
+            command.env("PATH", programs);
+        }
+        let child = command
             .args(["-m", "unix-listen", "-p"])
             .arg(self.socket_path())
             .arg("-t")

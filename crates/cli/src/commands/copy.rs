@@ -23,6 +23,8 @@ use crate::visit::Visit;
 /// What is copied, the same for every target.
 pub struct Job {
     sources: Sources,
+    /// Everything is kept, which needs other ways.
+    is_archive: bool,
     options: CopyOptions,
     /// The directories that the targets' files go to; empty for a single target.
     places: Vec<(Target, String)>,
@@ -94,10 +96,15 @@ impl Job {
         if selection.is_open && sources.uses_standard_streams() {
             return Err(Failure::usage("the standard streams are for one target, and there may be several"));
         }
+        if options.archive && sources.uses_standard_streams() {
+            return Err(Failure::usage(
+                "a standard stream has nothing but its content, so there is nothing for -a to keep",
+            ));
+        }
         let copy_options =
             CopyOptions { resume: options.resume, verify: options.checksum, keep_mode: !options.no_mode };
         let places = if selection.is_open { directories(&selection.targets) } else { Vec::new() };
-        Ok(Self { sources, options: copy_options, places })
+        Ok(Self { sources, is_archive: options.archive, options: copy_options, places })
     }
 
     pub fn run(&self, visit: &mut Visit<'_>) -> Result<()> {
@@ -177,7 +184,10 @@ impl Copying<'_> {
             };
             let (interrupts, progress) = (&self.interrupts, &mut self.progress);
             let mut hear = |heard: qga_client::Progress<'_>| hear(interrupts, progress, heard);
-            if source.is_dir() {
+            if self.job.is_archive {
+                let tree = self.agent.upload_archive(source, &place, &mut hear)?;
+                self.report.add_tree(tree);
+            } else if source.is_dir() {
                 let tree = self.agent.upload_tree(source, &place, self.job.options, &mut hear)?;
                 self.report.add_tree(tree);
             } else {
@@ -206,10 +216,13 @@ impl Copying<'_> {
                 Some(name) if is_directory => host.join(name),
                 _ => host.to_owned(),
             };
-            let is_tree = self.is_directory(source);
+            let is_tree = !self.job.is_archive && self.is_directory(source);
             let (interrupts, progress) = (&self.interrupts, &mut self.progress);
             let mut hear = |heard: qga_client::Progress<'_>| hear(interrupts, progress, heard);
-            if is_tree {
+            if self.job.is_archive {
+                let tree = self.agent.download_archive(source, &place, &mut hear)?;
+                self.report.add_tree(tree);
+            } else if is_tree {
                 let tree = self.agent.download_tree(source, &place, self.job.options, &mut hear)?;
                 self.report.add_tree(tree);
             } else {
@@ -358,6 +371,7 @@ mod tests {
 
     fn job(paths: &[&str]) -> Result<Job> {
         let options = Copy {
+            archive: false,
             resume: false,
             checksum: false,
             no_mode: false,

@@ -12,6 +12,10 @@
 //! next, it is copied, and the copy takes its name, so that each writes to a file of its own. It gets the final name only
 //! if it is still the same file and has all bytes.
 
+mod archive;
+mod archive_down;
+mod archive_scripts;
+mod archive_up;
 mod attributes;
 mod below;
 mod bundle;

@@ -30,6 +30,14 @@ impl Guest {
         agent.is_local().then_some(Self { agent, directory })
     }
 
+    /// A guest in which there are no other programs than these, and `/bin/sh`.
+    pub fn start_with_programs(programs: &std::path::Path) -> Option<Self> {
+        let subject = Subject::under_test();
+        subject.program()?;
+        let agent = Agent::start_with_programs(&subject, programs).unwrap();
+        Some(Self { agent, directory: tempfile::tempdir().unwrap() })
+    }
+
     pub fn target(&self) -> Target {
         Target::Unix(self.agent.directory().join("socket"))
     }

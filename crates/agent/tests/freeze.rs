@@ -230,3 +230,151 @@ fn what_neither_agent_nor_guardian_has_survived_is_told_as_it_is() {
         assert_eq!(said.iter().filter(|line| *line == "begin thaw").count(), 2, "{said:?}");
     });
 }
+
+/// A file system `c` on a file of `a`, with nothing to be written: while `a` is frozen by somebody else, a freeze of `c` hangs.
+fn mount_on_a(stage: &Stage) {
+    let at = stage.directory();
+    shell(&format!(
+        "cd '{at}'; mkdir c; truncate -s 3M a/c.img; mkfs.ext4 -qF a/c.img; mount -o loop a/c.img c; sync -f c; sync -f a"
+    ));
+}
+
+fn unmount_from_a(stage: &Stage) {
+    let at = stage.directory();
+    succeeds(&format!("cd '{at}'; fsfreeze -u a; for again in 1 2 3; do fsfreeze -u c; done; umount c"));
+}
+
+/// Whether a thread of a process waits for a disk.
+fn waits_for_a_disk(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    threads.into_iter().any(|thread| {
+        std::fs::read_to_string(thread.path().join("stat"))
+            .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D')))
+    })
+}
+
+#[test]
+fn a_guardian_stands_by_while_a_new_agent_asks_the_kernel_what_is_frozen() {
+    in_namespace("a_guardian_stands_by_while_a_new_agent_asks_the_kernel_what_is_frozen", || {
+        let stage = Stage::new("");
+        mount_on_a(&stage);
+        let (a, c) = (stage.path("a"), stage.path("c"));
+        let agent = stage.start("agent");
+        assert_eq!(agent.ask(&stage.freeze_request(&["c"])), json!({"return": 1}));
+        for pid in guardians() {
+            shell(&format!("kill -9 {pid}"));
+        }
+        agent.end("KILL");
+        shell(&format!("fsfreeze -u '{}'; sync -f '{}'; fsfreeze -f '{}'", c.display(), c.display(), a.display()));
+        // To ask is to freeze for a moment, and that hangs now.
+        let agent = stage.start("agent");
+        wait_until("the kernel is asked", || waits_for_a_disk(agent.pid()));
+        assert_eq!(guardians().len(), 1, "{}", stage.log());
+        // What the kernel has begun it ends, whatever becomes of the agent: the file system is frozen then.
+        shell(&format!("kill -9 {}; fsfreeze -u '{}'", agent.pid(), a.display()));
+        drop(agent);
+        stage.expect_writes("c");
+        unmount_from_a(&stage);
+    });
+}
+
+#[test]
+fn an_agent_answers_while_hooks_of_an_earlier_one_have_their_thaw() {
+    in_namespace("an_agent_answers_while_hooks_of_an_earlier_one_have_their_thaw", || {
+        for is_frozen_in_vain in [false, true] {
+            let stage = Stage::new("");
+            stage.hook("10-hook", HOOK);
+            let agent = stage.start("agent");
+            assert_eq!(agent.ask(&stage.freeze_request(&["a"])), json!({"return": 1}));
+            // They wait for a sign, and not for a time.
+            stage.hook(
+                "10-hook",
+                "at=$(dirname \"$0\")/..\n: > $at/at-work\nwhile [ ! -e $at/go ]; do sleep 0.02; done",
+            );
+            if is_frozen_in_vain {
+                for pid in guardians() {
+                    shell(&format!("kill -9 {pid}"));
+                }
+                agent.end("KILL");
+                shell(&format!("fsfreeze -u '{}'", stage.path("a").display()));
+            } else {
+                let mut host = agent.connect();
+                host.send(&json!({"execute": "guest-fsfreeze-thaw"}));
+                wait_until("the hook is at work", || stage.path("at-work").exists());
+                agent.end("KILL");
+            }
+            let agent = stage.start("agent");
+            assert_eq!(agent.status(), "thawed");
+            assert!(agent.call("guest-get-host-name")["return"].is_object());
+            wait_until("the hook is at work", || stage.path("at-work").exists());
+            assert_eq!(agent.status(), "thawed");
+            let refused = agent.ask(&stage.freeze_request(&["a"]));
+            let text = refused["error"]["desc"].as_str().unwrap_or_default();
+            assert!(text.contains("still at work"), "{refused}");
+            std::fs::write(stage.path("go"), "").unwrap();
+            wait_until("freezes go on", || agent.ask(&stage.freeze_request(&["a"])) == json!({"return": 1}));
+            assert_eq!(agent.thaw(), json!({"return": 1}));
+        }
+    });
+}
+
+#[test]
+fn a_late_freeze_is_waited_for_and_no_other_one_succeeds_meanwhile() {
+    in_namespace("a_late_freeze_is_waited_for_and_no_other_one_succeeds_meanwhile", || {
+        let stage = Stage::new("");
+        mount_on_a(&stage);
+        let agent = stage.start("agent");
+        shell(&format!("fsfreeze -f '{}'", stage.path("a").display()));
+        let mut host = agent.connect();
+        host.send(&stage.freeze_request(&["c"]));
+        wait_until("the freeze hangs", || waits_for_a_disk(agent.pid()));
+        // It calls the freeze off, and says what is left of it.
+        let thawed = agent.thaw();
+        assert!(thawed["error"]["desc"].as_str().unwrap_or_default().contains("still held by a freeze"), "{thawed}");
+        let given_up = host.reply().expect("the agent answers");
+        assert!(given_up["error"]["desc"].as_str().unwrap_or_default().contains("given up"), "{given_up}");
+        assert_eq!(agent.status(), "thawed");
+        let threads = || std::fs::read_dir(format!("/proc/{}/task", agent.pid())).expect("it runs").count();
+        let before = threads();
+        // The kernel would say of it that it is frozen already, and the late thread would thaw it.
+        for names in [&["c"][..], &["b"], &["b", "c"]] {
+            for _ in 0..20 {
+                let refused = agent.ask(&stage.freeze_request(names));
+                let text = refused["error"]["desc"].as_str().unwrap_or_default();
+                assert!(text.contains("still held by a freeze that was given up"), "{refused}");
+            }
+        }
+        assert!(threads() <= before + 4, "from {before} to {} threads", threads());
+        shell(&format!("fsfreeze -u '{}'", stage.path("a").display()));
+        let all = stage.freeze_request(&["b", "c"]);
+        wait_until("it is let go", || agent.ask(&all) == json!({"return": 2}));
+        assert!(!stage.takes_writes("c"));
+        assert_eq!(agent.thaw(), json!({"return": 2}));
+        stage.expect_writes("c");
+        unmount_from_a(&stage);
+    });
+}
+
+#[test]
+fn a_freeze_that_no_host_knew_of_is_not_taken_over_and_its_reason_is_true() {
+    in_namespace("a_freeze_that_no_host_knew_of_is_not_taken_over_and_its_reason_is_true", || {
+        let stage = Stage::new("");
+        mount_on_a(&stage);
+        let agent = stage.start("agent");
+        shell(&format!("fsfreeze -f '{}'", stage.path("a").display()));
+        let mut host = agent.connect();
+        host.send(&stage.freeze_request(&["b", "c"]));
+        wait_until("the freeze hangs", || waits_for_a_disk(agent.pid()));
+        shell(&format!("kill -9 {}; fsfreeze -u '{}'", agent.pid(), stage.path("a").display()));
+        drop(agent);
+        let agent = stage.start("agent");
+        wait_until("nobody guards it any more", || guardians().is_empty());
+        wait_until("it is thawed", || agent.status() == "thawed");
+        stage.expect_writes("b");
+        stage.expect_writes("c");
+        let told = agent.thaw();
+        let text = told["error"]["desc"].as_str().unwrap_or_default();
+        assert!(told["return"] == json!(0) || text.contains("because the agent was killed"), "{told}");
+        unmount_from_a(&stage);
+    });
+}

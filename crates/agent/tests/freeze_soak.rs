@@ -27,6 +27,17 @@ echo \"$1 ${0##*/}\" >> $at/said
 echo $$ > $at/hook-pid
 sleep 0.0$(($$ % 5))";
 
+/// Kills a hook and what it has started, itself last: by its end the agent takes it for gone, and the lock by which hooks
+/// find each other is inherited.
+fn kill_hook(pid: &str) {
+    succeeds(&format!(
+        "kill -STOP -- -{pid} || exit 0
+         pkill -KILL -P {pid}
+         while pgrep -r D,R,S,T -P {pid} > /dev/null; do sleep 0.001; done
+         kill -KILL -- -{pid}"
+    ));
+}
+
 struct Chance(u64);
 
 impl Chance {
@@ -77,7 +88,7 @@ impl Soak {
             4 => {
                 self.kills += 1;
                 if let Some(pid) = self.stage.lines("hook-pid").first() {
-                    succeeds(&format!("kill -9 -{pid}"));
+                    kill_hook(pid);
                 }
             }
             _ => {}

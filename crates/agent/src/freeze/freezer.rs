@@ -148,33 +148,26 @@ impl Freezer {
                 self.watch_deadline(root, generation);
                 return Ok(());
             }
-            (Some(hold), Some(how)) => {
+            (hold, _) if hold.is_some() || !left.is_empty() => {
+                // Nothing is frozen, and no freeze begins before the hooks have had their `thaw`. They take their time:
+                // the agent answers meanwhile.
                 state.phase = Phase::Thawing;
                 drop(state);
-                if let Err(error) = self.undo(root, hold, how) {
-                    log::warn!("thaw: {}", error.desc);
-                }
-            }
-            (None, _) if !left.is_empty() => {
-                // Nothing is frozen, and no freeze begins before the hooks have had their `thaw`.
-                state.phase = Phase::Thawing;
-                drop(state);
-                let freezer = Arc::clone(self);
-                let started = prepare::start_thread(move || {
-                    freezer.finish(&left);
-                });
+                let (freezer, root) = (Arc::clone(self), root.clone());
+                let ending = hold.zip(ends_now);
+                let started = prepare::start_thread(move || freezer.finish(&root, ending, &left));
                 if let Err(error) = started {
                     log::warn!("hooks wait for their thaw: {}", error.desc);
                     self.lock().phase = Phase::Thawed;
                 }
             }
-            (None, _) => {}
+            (_, _) => {}
         }
         Ok(())
     }
 
-    /// Calls the hooks that were left by agents before this one.
-    fn finish(&self, left: &[(PathBuf, bool)]) {
+    /// Ends what nobody relies on, and calls the hooks that were left by agents before this one.
+    fn finish(&self, root: &Root, ending: Option<(Hold, machine::Phase)>, left: &[(PathBuf, bool)]) {
         /// Whatever happens, freezes go on afterwards.
         struct Thawed<'a>(&'a Freezer);
         impl Drop for Thawed<'_> {
@@ -184,6 +177,11 @@ impl Freezer {
             }
         }
         let _thawed = Thawed(self);
+        if let Some((hold, how)) = ending
+            && let Err(error) = self.undo_steps(root, hold, how)
+        {
+            log::warn!("thaw: {}", error.desc);
+        }
         for (state_file, is_removed) in left {
             finish_hooks(&self.settings.marker, state_file, *is_removed);
         }
@@ -383,7 +381,15 @@ impl Freezer {
 
     /// Thaws and tells everybody, step by step. The phase is `Freezing` or `Thawing` before and `Thawed` afterwards. `how`
     /// it ends is early if the host does not know that it does.
-    pub(super) fn undo(&self, root: &Root, mut hold: Hold, how: machine::Phase) -> Result<i64, Error> {
+    pub(super) fn undo(&self, root: &Root, hold: Hold, how: machine::Phase) -> Result<i64, Error> {
+        let undone = self.undo_steps(root, hold, how);
+        self.lock().phase = Phase::Thawed;
+        self.changed.notify_all();
+        undone
+    }
+
+    /// As [`undo`](Self::undo); the phase stays what it is.
+    fn undo_steps(&self, root: &Root, mut hold: Hold, how: machine::Phase) -> Result<i64, Error> {
         let mut problem = None;
         let (mut thawed, mut early, mut told, mut is_clean) = (Thawed::default(), None, Ok(()), true);
         for step in THAW {
@@ -448,10 +454,8 @@ impl Freezer {
         }
         let mut state = self.lock();
         state.ended_early = early.or(state.ended_early.take());
-        state.phase = Phase::Thawed;
         state.thaw_wished_at = None;
         drop(state);
-        self.changed.notify_all();
         match problem {
             Some(error) => Err(error),
             None => told.map(|()| thawed.count as i64),

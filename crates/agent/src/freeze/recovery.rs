@@ -171,34 +171,31 @@ impl Hold {
         let Some((marker, file)) = Marker::open(&settings.marker) else { return (None, false) };
         let mut hold = Self { deadline: marker.deadline, id: new_id(), ..Self::default() };
         hold.take_notes(settings, &marker, file);
-        let is_frozen = match opened_again(root, &marker) {
-            Ok(opened) => {
-                let is_frozen = apply::is_any_frozen(&opened);
-                hold.opened.clone_from(&opened);
-                hold.frozen = opened;
-                is_frozen
-            }
+        match opened_again(root, &marker) {
+            Ok(opened) => (hold.frozen, hold.opened) = (opened.clone(), opened),
             Err(error) => {
                 // It is tried once more when it is to be thawed.
                 log::warn!("what an earlier agent has frozen cannot be opened: {}", error.desc);
                 hold.is_unknown = true;
-                true
             }
-        };
-        if is_frozen {
-            // From here on it is another freeze: a guardian that did not answer must not end it. Writing may wait for what
-            // is frozen.
-            let (journal, id) = (Arc::clone(&hold.journal), hold.id.clone());
-            let noted =
-                in_time("note the identity of the freeze", NOTE_PATIENCE, &|| Ok(()), move || journal.set_id(&id));
-            if let Err(error) = noted.and_then(|noted| noted) {
-                log::warn!("{}", error.desc);
-                hold.id.clone_from(&marker.id);
-            }
-            // Without a meeting point: making that could wait for what is frozen.
-            let deadline = Deadline::Frozen(marker.deadline);
-            hold.guardian = Guardian::start(&hold.id, &hold.frozen, deadline, &settings.marker, None).ok();
         }
+        // From here on it is another freeze: a guardian that did not answer must not end it. Writing may wait for what is
+        // frozen.
+        let (journal, id) = (Arc::clone(&hold.journal), hold.id.clone());
+        let noted = in_time("note the identity of the freeze", NOTE_PATIENCE, &|| Ok(()), move || journal.set_id(&id));
+        if let Err(error) = noted.and_then(|noted| noted) {
+            log::warn!("{}", error.desc);
+            hold.id.clone_from(&marker.id);
+        }
+        // Before the kernel is asked, which is done by freezing for a moment: if this agent is killed then, the guardian
+        // thaws. A deadline that has passed is the agent's to keep. Without a meeting point: making that could wait for
+        // what is frozen.
+        let deadline = Deadline::Frozen(marker.deadline.map(|deadline| deadline.max(state_file::now())));
+        match Guardian::start(&hold.id, &hold.opened, deadline, &settings.marker, None) {
+            Ok(guardian) => hold.guardian = Some(guardian),
+            Err(error) => log::warn!("nobody thaws what is frozen if this agent is killed: no guardian: {error}"),
+        }
+        let is_frozen = hold.is_unknown || apply::is_any_frozen(&hold.opened);
         (Some(hold), is_frozen)
     }
 }

@@ -17,8 +17,6 @@ use serde_json::{Value, json};
 pub const PATIENCE: Duration = Duration::from_secs(300);
 /// Says to a test that it runs in its namespace.
 const INSIDE: &str = "QGA_FREEZE_STAGE";
-/// After how long the watchdog thaws: longer than any test takes.
-const WATCHDOG_SECONDS: u32 = 3600;
 
 /// Runs a test in a mount namespace of its own. `name` is the test's name.
 pub fn in_namespace(name: &str, test: impl FnOnce()) {
@@ -80,18 +78,23 @@ impl Stage {
                  truncate -s 8M $name.img; mkfs.ext4 -qF $name.img; mount -o loop $name.img $name
              done"
         ));
-        let thaw = format!("for name in a b; do fsfreeze -u '{at}'/$name; done");
-        let watchdog = Command::new("timeout")
-            .arg(format!("{}", WATCHDOG_SECONDS + 60))
-            .args(["sh", "-c", &format!("sleep {WATCHDOG_SECONDS} & trap 'kill $!; exit' TERM; wait; {thaw}")])
-            .stdin(Stdio::null())
+        // Its input ends with the test, however long that takes and whatever ends it.
+        let thaw = format!("trap '' INT HUP; read end; for name in a b; do fsfreeze -u '{at}'/$name; done");
+        let watchdog = Command::new("setsid")
+            .args(["--wait", "sh", "-c", &thaw])
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("timeout starts");
+            .expect("setsid starts");
         let stage = Self { directory, watchdog };
         stage.configure(configuration);
         stage
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> std::path::Display<'_> {
+        self.directory.path().display()
     }
 
     /// A path of it.
@@ -198,8 +201,8 @@ impl Drop for Stage {
         for pid in guardians() {
             succeeds(&format!("kill -9 {pid}"));
         }
-        // By a signal that it passes on.
-        succeeds(&format!("kill -TERM {}", self.watchdog.id()));
+        // Its input ends: it thaws, if there is anything to be thawed.
+        drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
         let at = self.directory.path().display();
         succeeds(&format!(

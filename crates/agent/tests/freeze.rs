@@ -319,6 +319,38 @@ fn an_agent_answers_while_hooks_of_an_earlier_one_have_their_thaw() {
 }
 
 #[test]
+fn hooks_are_called_when_whoever_had_the_state_directory_is_killed_without_any_request() {
+    in_namespace("hooks_are_called_when_whoever_had_the_state_directory_is_killed_without_any_request", || {
+        let stage = Stage::new("");
+        stage.hook("10-hook", HOOK);
+        let agent = stage.start("agent");
+        std::fs::write(stage.path("pace-freeze"), "0.3").unwrap();
+        let mut host = agent.connect();
+        host.send(&stage.freeze_request(&["a"]));
+        kill_while(&stage, agent, "begin freeze");
+        // In the place of a guardian that calls hooks.
+        let script = "import fcntl,sys\nf=open(sys.argv[1],'r+')\nfcntl.lockf(f,fcntl.LOCK_EX)\nprint(1,flush=True)\nsys.stdin.read()";
+        let mut owner = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(stage.path("state/qga.state.lock"))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 holds the lock in this test");
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(owner.stdout.take().unwrap()), &mut line).unwrap();
+        let agent = stage.start("agent");
+        assert_eq!(agent.status(), "thawed");
+        assert_eq!(stage.lines("said").iter().filter(|line| line.ends_with("thaw")).count(), 0);
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        wait_until("the hook has its thaw", || stage.lines("said").last().is_some_and(|last| last == "end thaw"));
+        wait_until("nothing is left", || !stage.path("state/qga.state.isfrozen").exists());
+        assert_eq!(agent.status(), "thawed");
+    });
+}
+
+#[test]
 fn a_late_freeze_is_waited_for_and_no_other_one_succeeds_meanwhile() {
     in_namespace("a_late_freeze_is_waited_for_and_no_other_one_succeeds_meanwhile", || {
         let stage = Stage::new("");

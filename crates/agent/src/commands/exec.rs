@@ -21,7 +21,7 @@ use crate::dispatch::Call;
 use crate::dispatch::answer::Answer;
 use crate::dispatch::handler::{Entry, Outcome, Run, Stream, family};
 use crate::limits::memory_budget::Hold;
-use crate::process::child::Exit;
+use crate::process::child::{Child, Exit};
 use crate::process::client_programs::{Input, Started};
 use crate::process::environment;
 use crate::process::keeper;
@@ -65,21 +65,22 @@ impl Run for Exec<'_> {
         let input = input.transpose()?;
         let place = call.agent.programs.reserve(&format!("Failed to execute child process “{}”", self.path))?;
         let mode = self.capture_output.map_or(CaptureMode::None, CaptureOutput::mode);
-        let (streams, started) = connect(mode, input).map_err(|cause| failed(&cause_text(&cause)))?;
+        let (streams, output, input) = connect(mode, input).map_err(|cause| failed(&cause_text(&cause)))?;
         // Before the program runs: from its first word on it is safe from the agent's end.
-        let ward = keeper::expect(started.output.each_ref().map(|output| output.as_ref().map(OwnedFd::as_fd)));
-        let pid = match start(&self, &streams) {
-            Ok(pid) => pid,
+        let ward = keeper::expect(output.each_ref().map(|output| output.as_ref().map(OwnedFd::as_fd)));
+        let child = match start(&self, &streams) {
+            Ok(child) => child,
             Err(cause) => {
                 ward.map(|ward| ward.ended(false));
                 return Err(failed(&cause_text(&cause)));
             }
         };
         if let Some(ward) = &ward {
-            ward.started(pid);
+            ward.started(&child);
         }
-        place.fill(Started { pid, ward, ..started });
-        Ok(ExecStarted { pid: i64::from(pid) }.into())
+        let pid = i64::from(child.pid().as_raw_pid());
+        place.fill(Started { child, output, input, ward });
+        Ok(ExecStarted { pid }.into())
     }
 }
 
@@ -115,8 +116,11 @@ fn strings_bytes_max() -> usize {
     usize::try_from((stack / 4).clamp(LEAST, MOST)).unwrap_or(usize::MAX)
 }
 
+/// The streams of a program, our ends of its output, and of its input with what is to be sent.
+type Connected = ([OwnedFd; 3], [Option<OwnedFd>; 2], Option<(OwnedFd, Input)>);
+
 /// The descriptors for a program's standard streams, and our ends of those that are pipes.
-fn connect(mode: CaptureMode, input: Option<Input>) -> io::Result<([OwnedFd; 3], Started)> {
+fn connect(mode: CaptureMode, input: Option<Input>) -> io::Result<Connected> {
     let null = || -> io::Result<OwnedFd> { Ok(File::options().read(true).write(true).open("/dev/null")?.into()) };
     let (stdin, input) = match input {
         None => (null()?, None),
@@ -142,7 +146,7 @@ fn connect(mode: CaptureMode, input: Option<Input>) -> io::Result<([OwnedFd; 3],
         CaptureMode::Merged => (stdout.try_clone()?, None),
         _ => output(matches!(mode, CaptureMode::Stderr | CaptureMode::Separated))?,
     };
-    Ok(([stdin, stdout, stderr], Started { pid: 0, output: [out, err], input, ward: None }))
+    Ok(([stdin, stdout, stderr], [out, err], input))
 }
 
 /// Our end alone: the program's end is another open file.
@@ -151,7 +155,7 @@ fn set_nonblocking(pipe: &OwnedFd) -> io::Result<()> {
 }
 
 /// Starts the program where it is found first, as execvp(3) looks for it.
-fn start(exec: &Exec<'_>, streams: &[OwnedFd; 3]) -> io::Result<i32> {
+fn start(exec: &Exec<'_>, streams: &[OwnedFd; 3]) -> io::Result<Child> {
     let environment: Vec<OsString> = match &exec.env {
         Some(entries) => entries.iter().map(OsString::from).collect(),
         None => environment::of_programs(),
@@ -169,15 +173,15 @@ fn start(exec: &Exec<'_>, streams: &[OwnedFd; 3]) -> io::Result<i32> {
         let file = text(candidate);
         let program =
             qga_sys::spawn::Program { file: &file, arguments: &arguments, environment: &environment, streams };
-        match program.start() {
-            Ok(pid) => return Ok(pid),
+        match Child::start(&program, None) {
+            Ok(child) => return Ok(child),
             Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
                 // A script without a first line that says what runs it.
                 let shell = text(SHELL);
                 arguments.splice(..1, [shell.clone(), file]);
                 let program =
                     qga_sys::spawn::Program { file: &shell, arguments: &arguments, environment: &environment, streams };
-                return program.start();
+                return Child::start(&program, None);
             }
             Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
                 _ if exec.path.contains('/') => return Err(error),

@@ -22,7 +22,7 @@ use super::linux::prepare::{self, Opened};
 use super::linux::state_file::{self, Found};
 use super::linux::{self, apply, meeting, thawed_early};
 use super::machine::{self, THAW, ThawStep, Why};
-use super::ownership::Ownership;
+use super::ownership::{self, Ownership};
 use super::recovery::{Inherited, all_opened, early_text, finish_hooks, inherit};
 use crate::system::error::{Error, cause_text};
 use crate::system::log::audit;
@@ -123,6 +123,9 @@ impl Freezer {
         });
         if let Err(error) = freezer.own(root) {
             log::warn!("guest-fsfreeze-freeze will be refused: {}", error.desc);
+            let (later, root) = (Arc::clone(&freezer), root.clone());
+            let _ =
+                prepare::start_thread(move || ownership::retry(|| later.own(&root).map(|()| later.settle()).is_ok()));
         }
         freezer
     }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
@@ -26,6 +27,22 @@ pub enum NotOwned {
     Other(Option<i32>),
     /// The lock cannot be asked for.
     Failed(io::Error),
+}
+
+/// The pauses between two tries to get what another process has.
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Tries again, less and less often, until it has been done. The owner may be a guardian that calls hooks: if it is killed,
+/// the hooks that it has left must not wait for the next request of a host.
+pub fn retry(mut is_done: impl FnMut() -> bool) {
+    let (mut pause, longest) = RETRY_PAUSES;
+    loop {
+        std::thread::sleep(pause);
+        if is_done() {
+            return;
+        }
+        pause = (pause * 2).min(longest);
+    }
 }
 
 impl Ownership {

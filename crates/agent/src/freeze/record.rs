@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use qga_sys::spawn::Mark;
 use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::process::{Pid, Signal, getpgid, getpgrp, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, getpgid, getpgrp, kill_process_group, pidfd_open, pidfd_send_signal};
 
 /// How often it is looked whether a hook has ended that another agent has started.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -127,8 +128,23 @@ pub fn kill(path: &Path) {
         stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse::<u64>().ok()
     };
     let oldest = pids.filter(|pid| *pid != own && holds(pid)).min_by_key(started);
-    let group = oldest.and_then(Pid::from_raw).and_then(|pid| getpgid(Some(pid)).ok());
-    if let Some(group) = group
+    let Some(oldest) = oldest.and_then(Pid::from_raw) else { return };
+    // It may end at any moment, and its process id and its group's be given again. One that is stopped does not end by
+    // itself. Where the system has no descriptors of processes it is done without.
+    let process = match pidfd_open(oldest, PidfdFlags::empty()) {
+        Ok(process) => Some(process),
+        Err(Errno::NOSYS | Errno::PERM) => None,
+        Err(_) => return,
+    };
+    if !holds(&oldest.as_raw_pid()) {
+        return;
+    }
+    if let Some(process) = &process
+        && pidfd_send_signal(process, Signal::STOP).is_err()
+    {
+        return;
+    }
+    if let Ok(group) = getpgid(Some(oldest))
         && group != getpgrp()
     {
         let _ = kill_process_group(group, Signal::KILL);

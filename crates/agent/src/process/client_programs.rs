@@ -11,12 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rustix::io::Errno;
-use rustix::process::Pid;
 
-use super::child::Exit;
+use super::child::{Child, Exit};
 use super::kept_output::{OUTPUT_BYTES_MAX, Output, PIPE_BYTES, RESULT_AGE, STREAM_BYTES_MAX, Status};
 use crate::limits::memory_budget::{Budget, Hold};
-use crate::process::child;
 use crate::process::keeper::{self, Unfetched, Ward};
 use crate::system::error::Error;
 
@@ -58,6 +56,7 @@ impl Default for Table {
 
 /// What is known of one program.
 struct Program {
+    child: Child,
     /// Standard output and standard error.
     output: [Output; 2],
     pipes: [Option<Arc<OwnedFd>>; 2],
@@ -118,7 +117,7 @@ impl Input {
 /// A program that has just been started, with our ends of its pipes, which do not block.
 pub struct Started {
     /// The process.
-    pub pid: i32,
+    pub child: Child,
     /// Where its standard output and standard error come from, if they are kept.
     pub output: [Option<OwnedFd>; 2],
     /// Where its standard input goes to, and what is to be sent.
@@ -320,8 +319,8 @@ impl Table {
 
     /// Asks whether a program has ended, and notes it after the last of the program's own output.
     fn reap(&mut self, pid: i32, buffer: &mut Vec<u8>) {
-        let Some(process) = Pid::from_raw(pid) else { return };
-        let exit = match child::ended(process) {
+        let Some(program) = self.known.get(&pid) else { return };
+        let exit = match program.child.ended() {
             Ok(None) => return,
             Ok(Some(exit)) => exit,
             Err(error) => {
@@ -360,8 +359,10 @@ pub struct Place<'a>(&'a Programs);
 impl Place<'_> {
     /// Puts a started program there.
     pub fn fill(self, started: Started) {
-        let Started { pid, output, input, ward } = started;
+        let Started { child, output, input, ward } = started;
+        let pid = child.pid().as_raw_pid();
         let program = Program {
+            child,
             output: Default::default(),
             pipes: output.map(|pipe| pipe.map(Arc::new)),
             input: input.map(|(pipe, input)| Feed { pipe: Arc::new(pipe), input }),

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Exit, Instant, OUTPUT_BYTES_MAX, PROGRAMS_MAX, Programs, RESULT_AGE};
+use super::{Child, Exit, Instant, OUTPUT_BYTES_MAX, PROGRAMS_MAX, Programs, RESULT_AGE};
 use super::{Started, Status};
 
 /// A program without a process of ours. Asked for its end the system knows none; `end` says how it ended.
 fn start(programs: &Programs, pid: i32) {
-    programs.reserve("test").unwrap().fill(Started { pid, output: [None, None], input: None, ward: None });
+    programs.reserve("test").unwrap().fill(Started {
+        child: Child::of_nobody(pid),
+        output: [None, None],
+        input: None,
+        ward: None,
+    });
 }
 
 fn end(programs: &Programs, pid: i32, exit: Exit, age: Duration) {

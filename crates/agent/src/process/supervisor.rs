@@ -58,7 +58,7 @@ impl Supervisor {
             if has_waited_in_vain && self.programs.is_empty() {
                 keeper::let_go();
             }
-            keeper::reap();
+            child::reap_dropped();
             if self.hung_up.swap(false, Ordering::Relaxed) {
                 crate::system::log::reopen();
             }

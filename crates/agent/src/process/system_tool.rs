@@ -18,10 +18,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 
-use crate::process::child;
-use crate::process::child::Exit;
+use crate::process::child::{Child, Exit};
 use crate::process::environment;
 use crate::process::keeper;
 use crate::system::root::Root;
@@ -125,20 +124,18 @@ impl Tool {
         let file = text(self.file.as_os_str())?;
         let streams = [stdin.as_fd(), theirs.as_fd(), theirs.as_fd()];
         let start = |file: &CStr, arguments: &[CString]| {
-            let program = Program { file, arguments, environment: &environment, streams };
-            mark.map_or_else(|| program.start(), |mark| program.start_marked(mark))
+            Child::start(&Program { file, arguments, environment: &environment, streams }, mark)
         };
-        let pid = match start(&file, &arguments) {
+        let child = match start(&file, &arguments) {
             Err(error) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
                 let shell = text(OsStr::new(SHELL))?;
                 arguments.splice(..1, [shell.clone(), file]);
                 start(&shell, &arguments)
             }
             started => started,
-        };
-        let pid = Pid::from_raw(pid?).ok_or(Errno::SRCH)?;
+        }?;
         drop((stdin, theirs));
-        let mut running = Running { pid, feed, unsent: input, output, kept: Vec::new(), output_ended: false };
+        let mut running = Running { child, feed, unsent: input, output, kept: Vec::new(), output_ended: false };
         let exit = running.wait(patience, cancelled);
         if !running.output_ended {
             // A service that it has started goes on writing there, and must not die of a closed pipe.
@@ -193,7 +190,7 @@ fn text(word: &OsStr) -> io::Result<CString> {
 
 /// A program at work.
 struct Running<'a> {
-    pid: Pid,
+    child: Child,
     feed: Option<OwnedFd>,
     unsent: &'a [u8],
     output: OwnedFd,
@@ -228,7 +225,7 @@ impl Running<'_> {
     }
 
     fn ended(&self) -> io::Result<Option<Exit>> {
-        Ok(child::ended(self.pid)?)
+        Ok(self.child.ended()?)
     }
 
     fn send(&mut self) {
@@ -263,7 +260,7 @@ impl Running<'_> {
 
     /// Ends it and what it has started.
     fn kill(&self) {
-        let _ = kill_process_group(self.pid, Signal::KILL);
+        self.child.signal_group(Signal::KILL);
         let killed = Instant::now();
         while killed.elapsed() < KILL_WAIT {
             if !matches!(self.ended(), Ok(None)) {
@@ -271,7 +268,7 @@ impl Running<'_> {
             }
             let _ = poll(&mut [], Some(&PAUSE));
         }
-        log::warn!("process {} was killed and does not end", self.pid.as_raw_pid());
+        log::warn!("process {} was killed and does not end", self.child.pid().as_raw_pid());
     }
 }
 

@@ -26,11 +26,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, Signal};
 
 use self::messages::{Answer, bytes, numbers, receive, send};
-use crate::process::child;
-use crate::process::child::Exit;
+use crate::process::child::{self, Child, Exit};
 use crate::process::kept_output::Output;
 use crate::process::kept_output::Status;
 use crate::system::rendezvous;
@@ -53,7 +52,7 @@ const MESSAGES_LEFT_MAX: usize = 32;
 const PIPES_EACH: usize = 2;
 
 static STATE: Mutex<State> =
-    Mutex::new(State { is_on: false, directory: None, running: None, next: 0, let_go: Vec::new(), has_warned: false });
+    Mutex::new(State { is_on: false, directory: None, running: None, next: 0, has_warned: false });
 
 struct State {
     is_on: bool,
@@ -62,15 +61,13 @@ struct State {
     running: Option<Running>,
     /// The next program's number.
     next: u64,
-    /// Keepers that have nothing to do with this agent any more.
-    let_go: Vec<Pid>,
     /// Whether it was logged that there is none.
     has_warned: bool,
 }
 
 /// A keeper at work.
 struct Running {
-    pid: Pid,
+    process: Child,
     socket: OwnedFd,
     /// Wakes it up.
     wake: OwnedFd,
@@ -106,7 +103,7 @@ pub fn turn_on(directory: Option<&Path>) {
 /// program may die of a closed pipe if the agent ends before it.
 pub fn expect(outputs: [Option<BorrowedFd<'_>>; 2]) -> Option<Ward> {
     let mut state = state();
-    let keeper = state.running()?.pid;
+    let keeper = state.running()?.process.pid();
     let number = state.next;
     state.next += 1;
     let present = outputs.map(|output| i32::from(output.is_some()));
@@ -123,7 +120,8 @@ impl Ward {
     /// False if the keeper that knows it is gone.
     fn tell(&self, kind: u8, rest: &[i32], descriptors: &[BorrowedFd<'_>], at_once: bool) -> bool {
         let mut state = state();
-        let is_its_keeper = |state: &State| state.running.as_ref().is_some_and(|running| running.pid == self.keeper);
+        let is_its_keeper =
+            |state: &State| state.running.as_ref().is_some_and(|running| running.process.pid() == self.keeper);
         if is_its_keeper(&state) {
             state.tell(&bytes(kind, self.number, rest), descriptors, at_once);
         }
@@ -131,11 +129,11 @@ impl Ward {
     }
 
     /// It has started, and its end has not been asked for.
-    pub fn started(&self, pid: i32) {
+    pub fn started(&self, child: &Child) {
         // Where the system has no such descriptors the keeper does without.
-        let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let process = child.process();
         let descriptors: Vec<BorrowedFd<'_>> = process.iter().map(OwnedFd::as_fd).collect();
-        self.tell(b'P', &[pid], &descriptors, false);
+        self.tell(b'P', &[child.pid().as_raw_pid()], &descriptors, false);
     }
 
     /// All that is kept of a stream is, and will be, in this file.
@@ -152,7 +150,7 @@ impl Ward {
     /// `writes`; false if it is gone.
     pub fn ended(self, writes: bool) -> bool {
         let is_told = self.tell(b'E', &[], &[], writes);
-        if let Some(running) = state().running.as_mut().filter(|running| running.pid == self.keeper) {
+        if let Some(running) = state().running.as_mut().filter(|running| running.process.pid() == self.keeper) {
             running.wards -= 1;
         }
         is_told
@@ -192,16 +190,9 @@ pub fn let_go() {
         running.hear();
         // One of a program that has just begun would take that for orphaned.
         if running.left == 0 && running.wards == 0 {
-            let pid = running.pid;
             state.running = None;
-            state.let_go.push(pid);
         }
     }
-}
-
-/// Takes notice of the ends of keepers that were let go.
-pub fn reap() {
-    state().let_go.retain(|pid| matches!(child::ended(*pid), Ok(None)));
 }
 
 /// What is known of a program whose result nobody has fetched.
@@ -277,14 +268,13 @@ impl State {
             running.wake();
         }
         if let Err(error) = told {
-            let pid = running.pid;
+            let pid = running.process.pid();
             log::warn!(
                 "process {pid}, which keeps programs alive when the agent ends, is gone or stuck ({error}): programs that \
                  run now may die of a closed pipe then; the next one gets a new keeper"
             );
-            let _ = kill_process(pid, Signal::KILL);
+            running.process.signal(Signal::KILL);
             self.running = None;
-            self.let_go.push(pid);
         }
     }
 }
@@ -300,8 +290,8 @@ impl Running {
         if let Some(directory) = directory {
             arguments.push(CString::new(directory.as_os_str().as_bytes())?);
         }
-        let pid = child::start_own_file(&arguments, [theirs.as_fd(), wake.as_fd(), nothing.as_fd()])?;
-        Ok(Self { pid, socket, wake, messages: 0, room: PIPES_EACH, left: 0, wards: 0 })
+        let process = child::start_own_file(&arguments, [theirs.as_fd(), wake.as_fd(), nothing.as_fd()])?;
+        Ok(Self { process, socket, wake, messages: 0, room: PIPES_EACH, left: 0, wards: 0 })
     }
 
     fn wake(&mut self) {
@@ -324,7 +314,7 @@ impl Running {
 pub fn ask(pid: i32) -> Option<Status> {
     let (directory, own) = {
         let state = state();
-        (state.directory.clone()?, state.running.as_ref().map(|running| running.pid))
+        (state.directory.clone()?, state.running.as_ref().map(|running| running.process.pid()))
     };
     let begun = Instant::now();
     meetings(&directory).into_iter().find_map(|(path, keeper)| {

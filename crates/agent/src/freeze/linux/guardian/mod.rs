@@ -16,13 +16,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 pub use self::messages::Deadline;
 use self::messages::{Message, receive, send};
 use super::prepare::Opened;
 use crate::freeze::machine::Phase;
-use crate::process::child;
+use crate::process::child::{self, Child};
 use crate::system::rendezvous;
 
 /// How long the guardian may take to take a message, to say that it is ready, or to hand over.
@@ -35,7 +35,7 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Guardian {
     socket: OwnedFd,
     /// Unless another agent has started it.
-    pid: Option<Pid>,
+    process: Option<Child>,
 }
 
 /// What a guardian has handed over.
@@ -77,8 +77,8 @@ impl Guardian {
         let nothing = File::options().read(true).write(true).open("/dev/null")?;
         let arguments = [c"qemu-ga".to_owned(), CString::new(process::ARGUMENT)?];
         // Hooks that it may have to run find what they would find with the agent.
-        let pid = child::start_own_file(&arguments, [theirs.as_fd(), nothing.as_fd(), nothing.as_fd()])?;
-        let guardian = Self::behind(socket, Some(pid))?;
+        let process = child::start_own_file(&arguments, [theirs.as_fd(), nothing.as_fd(), nothing.as_fd()])?;
+        let guardian = Self::behind(socket, Some(process))?;
         drop(theirs);
         match guardian.hand_over(id, opened, deadline, marker, meeting) {
             Ok(()) => Ok(guardian),
@@ -89,11 +89,11 @@ impl Guardian {
         }
     }
 
-    fn behind(socket: OwnedFd, pid: Option<Pid>) -> io::Result<Self> {
+    fn behind(socket: OwnedFd, process: Option<Child>) -> io::Result<Self> {
         for way in [sockopt::Timeout::Send, sockopt::Timeout::Recv] {
             sockopt::set_socket_timeout(&socket, way, Some(ANSWER_PATIENCE))?;
         }
-        Ok(Self { socket, pid })
+        Ok(Self { socket, process })
     }
 
     fn hand_over(
@@ -183,14 +183,14 @@ impl Guardian {
 
     /// It does not do what it should.
     fn give_up(self) {
-        if let Some(pid) = self.pid {
-            let _ = kill_process(pid, Signal::KILL);
+        if let Some(process) = &self.process {
+            process.signal(Signal::KILL);
         }
         self.wait_for_its_end();
     }
 
     fn wait_for_its_end(self) {
-        let Some(pid) = self.pid else {
+        let Some(process) = self.process else {
             // One that another agent has started closes its end when it ends.
             let _ = sockopt::set_socket_timeout(&self.socket, sockopt::Timeout::Recv, Some(END_PATIENCE));
             let _ = receive(&self.socket);
@@ -200,12 +200,12 @@ impl Guardian {
         for is_killed in [false, true] {
             if is_killed {
                 // It has nothing to do any more, and must not be there when something else is frozen.
-                log::warn!("the guardian of the freeze, process {}, does not end: it is killed", pid.as_raw_pid());
-                let _ = kill_process(pid, Signal::KILL);
+                log::warn!("the guardian of the freeze, process {}, does not end: it is killed", process.pid());
+                process.signal(Signal::KILL);
             }
             let started = std::time::Instant::now();
             while started.elapsed() < END_PATIENCE {
-                if !matches!(child::ended(pid), Ok(None)) {
+                if !matches!(process.ended(), Ok(None)) {
                     return;
                 }
                 std::thread::sleep(Duration::from_millis(1));

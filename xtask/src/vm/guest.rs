@@ -1,19 +1,20 @@
-//! A booted guest: both agents side by side on ports of their own, a way to run scripts in it, its monitor.
+//! A guest that is up: both agents side by side on ports of their own, a way to run scripts in it, its monitor.
 
 use super::conversation::{Conversation, patience};
 use super::disk::Disk;
 use super::image::Image;
-use super::machine::{CONTROL_PORT, Hardware, Machine, ORIGINAL_PORT, OUR_PORT};
+use super::machine::{CONTROL_PORT, Hardware, Machine, ORIGINAL_PORT, OUR_PORT, Origin, Saved};
 use super::pace::{self, BOOT_PATIENCE};
 use super::progress;
 use super::run::Place;
+use super::snapshot::{self, Snapshot};
 use super::stage::Kind;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Our unit, as systemd calls it.
 pub const OUR_UNIT: &str = "qemu-guest-agent.service";
@@ -46,9 +47,17 @@ pub struct Boot {
     pub hardware: Hardware,
 }
 
+impl Boot {
+    /// With the hardware that guests have but for a reason.
+    pub fn usual(our_agent: &Path) -> Self {
+        Self { our_agent: our_agent.to_owned(), hardware: Hardware::default() }
+    }
+}
+
 /// A running guest; it and its files vanish with this value.
 pub struct Guest {
     machine: Machine,
+    our_agent: PathBuf,
     control: Option<Conversation>,
     notes: Vec<String>,
     /// What the running case has made and plugged in.
@@ -94,14 +103,35 @@ pub struct Usage {
 impl Guest {
     /// Builds the image if there is none, boots it with our agent in it, and waits until the guest can be controlled.
     pub fn boot(boot: &Boot) -> Result<Self> {
+        println!("vm: booting the guest");
+        let started = Instant::now();
+        let guest = Self::start_from(&Origin::Image, boot)?;
+        snapshot::note(false);
+        pace::note_boot(started.elapsed());
+        println!("vm: up after {} s", started.elapsed().as_secs());
+        Ok(guest)
+    }
+
+    /// Goes on from a saved guest with the usual hardware.
+    fn restore(saved: &Saved, our_agent: &Path) -> Result<Self> {
+        let started = Instant::now();
+        let mut guest = Self::start_from(&Origin::Snapshot(saved), &Boot::usual(our_agent))?;
+        // It has stood still since it was saved.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        guest.shell(&format!("date -s @{}.{:09}", now.as_secs(), now.subsec_nanos()))?;
+        snapshot::note(true);
+        println!("vm: restored a guest in {:.1} s", started.elapsed().as_secs_f32());
+        Ok(guest)
+    }
+
+    fn start_from(origin: &Origin<'_>, boot: &Boot) -> Result<Self> {
         let image = Image::prepare()?;
         let folder = tempfile::Builder::new().prefix("qga-vm-").tempdir()?;
         install_our_agent(&boot.our_agent, &folder.path().join("share/root"))?;
-        println!("vm: booting the guest");
-        let started = Instant::now();
-        let machine = Machine::start(&image, &boot.hardware, folder.path())?;
+        let machine = Machine::start(&image, origin, &boot.hardware, folder.path())?;
         let mut guest = Self {
             machine,
+            our_agent: boot.our_agent.clone(),
             control: None,
             notes: Vec::new(),
             stage: Vec::new(),
@@ -112,8 +142,6 @@ impl Guest {
         if let Err(error) = guest.connect_control() {
             bail!("the guest does not come up: {error:#}\n{}", guest.console_tail(40));
         }
-        pace::note_boot(started.elapsed());
-        println!("vm: up after {} s", started.elapsed().as_secs());
         Ok(guest)
     }
 
@@ -258,6 +286,15 @@ impl Guest {
         Ok(())
     }
 
+    /// Puts another guest in the place of this one, whatever state it is in. The case must have nothing plugged in.
+    pub fn renew(&mut self) -> Result<()> {
+        ensure!(self.stage.is_empty() && self.disks.is_empty(), "the case has made what would be lost");
+        let notes = std::mem::take(&mut self.notes);
+        *self = Self::start(&self.our_agent.clone())?;
+        self.notes = notes;
+        Ok(())
+    }
+
     /// The end of what the guest printed on its console.
     pub fn console_tail(&self, lines: usize) -> String {
         format!("-- console --\n{}", progress::tail(&self.folder().join("console.log"), lines))
@@ -275,7 +312,10 @@ impl Guest {
 
 impl Place for Guest {
     fn start(our_agent: &Path) -> Result<Self> {
-        Self::boot(&Boot { our_agent: our_agent.to_owned(), hardware: Hardware::default() })
+        match Snapshot::of_this_run(our_agent) {
+            Some(saved) => Self::restore(saved, our_agent),
+            None => Self::boot(&Boot::usual(our_agent)),
+        }
     }
 
     fn clear_away(&mut self) -> Result<()> {

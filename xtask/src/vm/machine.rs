@@ -2,14 +2,14 @@
 
 use super::conversation::Conversation;
 use super::image::Image;
-use super::progress;
+use super::{pace, progress};
 use crate::packages;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -66,14 +66,36 @@ impl Default for Hardware {
     }
 }
 
+/// What a machine begins with.
+pub enum Origin<'a> {
+    /// The image, which it boots.
+    Image,
+    /// The state of another machine with the same hardware, which it goes on from.
+    Snapshot(&'a Saved),
+}
+
+/// The state of a machine in two files.
+pub struct Saved {
+    /// Its root disk, on top of the image.
+    pub disk: PathBuf,
+    /// Its memory and its devices.
+    pub memory: PathBuf,
+}
+
+/// The file of a machine's root disk, in its folder.
+pub const ROOT_DISK: &str = "root.qcow2";
+
 impl Machine {
     /// Starts QEMU; `folder` gets the disk overlay and all sockets, `folder/share` is seen by the guest.
-    pub fn start(image: &Image, hardware: &Hardware, folder: &Path) -> Result<Self> {
+    pub fn start(image: &Image, origin: &Origin<'_>, hardware: &Hardware, folder: &Path) -> Result<Self> {
         let at = |name: &str| folder.join(name).display().to_string();
-        let overlay = at("root.qcow2");
-        let base = image.root_disk();
+        let overlay = at(ROOT_DISK);
+        let (format, base) = match origin {
+            Origin::Image => ("raw", image.root_disk()),
+            Origin::Snapshot(saved) => ("qcow2", saved.disk.clone()),
+        };
         let mut create = Command::new("qemu-img");
-        create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(&base).arg(&overlay);
+        create.args(["create", "-q", "-f", "qcow2", "-F", format, "-b"]).arg(&base).arg(&overlay);
         progress::output(&mut create)?;
 
         let mut arguments: Vec<OsString> = Vec::new();
@@ -109,6 +131,10 @@ impl Machine {
             add("-device", format!("virtserialport,bus=ports.0,nr={},id={id},chardev={id},name={name}", number + 1));
         }
 
+        if let Origin::Snapshot(saved) = origin {
+            add("-incoming", format!("exec:cat '{}'", saved.memory.display()));
+        }
+
         let errors = folder.join("qemu.log");
         let mut process = ends_with_us("qemu-system-x86_64")
             .arg("-nodefaults")
@@ -119,13 +145,51 @@ impl Machine {
             .stderr(File::create(&errors)?)
             .spawn()
             .context("cannot start qemu-system-x86_64")?;
-        match Self::open_monitor(&mut process, folder) {
-            Ok(monitor) => Ok(Self { process, monitor, events: VecDeque::new() }),
-            Err(error) => {
+        let started = Self::open_monitor(&mut process, folder).map_err(|error| (error, &mut process));
+        let monitor = match started {
+            Ok(monitor) => monitor,
+            Err((error, process)) => {
                 // It may have ended already.
                 let _ = process.kill();
                 let _ = process.wait();
-                Err(error.context(format!("QEMU does not start: {}", progress::tail(&errors, 5))))
+                return Err(error.context(format!("QEMU does not start: {}", progress::tail(&errors, 5))));
+            }
+        };
+        let mut machine = Self { process, monitor, events: VecDeque::new() };
+        if let Origin::Snapshot(_) = origin {
+            let goes_on = machine.go_on();
+            goes_on.with_context(|| format!("QEMU does not take the snapshot: {}", progress::tail(&errors, 5)))?;
+        }
+        Ok(machine)
+    }
+
+    /// Stops the machine and writes its memory and its devices to a file.
+    pub fn save(&mut self, memory: &Path) -> Result<()> {
+        self.qmp("stop", &json!({}))?;
+        self.qmp("migrate-set-parameters", &json!({"max-bandwidth": 10_u64 << 30}))?;
+        self.qmp("migrate", &json!({"uri": format!("exec:cat > '{}'", memory.display())}))?;
+        self.wait_for_status("query-migrate", |status| match status {
+            "completed" => Ok(true),
+            "failed" | "cancelled" => Err(()),
+            _ => Ok(false),
+        })
+    }
+
+    /// Lets a machine run that was started from a snapshot, as soon as all of it is there.
+    fn go_on(&mut self) -> Result<()> {
+        self.wait_for_status("query-status", |status| Ok(status != "inmigrate"))?;
+        self.qmp("cont", &json!({})).map(drop)
+    }
+
+    fn wait_for_status(&mut self, command: &str, is_over: impl Fn(&str) -> Result<bool, ()>) -> Result<()> {
+        let deadline = Instant::now() + pace::BOOT_PATIENCE;
+        loop {
+            let reply = self.qmp(command, &json!({}))?;
+            match is_over(reply["status"].as_str().unwrap_or_default()) {
+                Ok(true) => return Ok(()),
+                Err(()) => bail!("{reply}"),
+                Ok(false) if Instant::now() > deadline => bail!("it does not end: {reply}"),
+                Ok(false) => std::thread::sleep(Duration::from_millis(20)),
             }
         }
     }

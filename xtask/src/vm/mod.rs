@@ -1,6 +1,6 @@
 //! `cargo xtask vm`: the cases that need a real kernel, a real distribution and real ports.
 //!
-//! Boots guests ([`guest::Guest`]), each with the original agent and ours side by side, and runs all cases
+//! Runs guests ([`guest::Guest`]), all from one [`snapshot`], each with the original agent and ours side by side, and runs all cases
 //! ([`cases::ALL`]) in them, see [`mod@run`]. A case leaves the guest usable for the next one; a new case is a function in a
 //! file of `cases/` and a line in the list there. libvirt boots a guest of its own ([`libvirt::Domain`]) for
 //! [`cases::OF_LIBVIRT`]. Other commands boot a guest of their own with [`guest::Guest::boot`].
@@ -21,6 +21,7 @@ pub mod machine;
 mod pace;
 mod progress;
 mod run;
+mod snapshot;
 mod stage;
 pub mod stall;
 
@@ -120,6 +121,7 @@ pub fn run(arguments: &[String], deadline: Option<Instant>) -> Result<Report> {
     });
     let report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.print(started.elapsed());
+    println!("{}", snapshot::summary());
     if options.names.is_empty() {
         note_left_over(&report.not_run);
     }

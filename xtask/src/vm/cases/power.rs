@@ -382,10 +382,10 @@ fn without_systemctl(guest: &mut Guest, run: impl FnOnce(&mut Guest) -> Result<(
 fn sleep_in_memory(guest: &mut Guest) -> Result<()> {
     sleep_and_wake(guest, Agent::Ours, "guest-suspend-ram").context("by systemd")?;
     // Without KVM the machine does not fall asleep a second time, whoever asks for it.
-    restart(guest)?;
+    guest.renew()?;
     without_systemctl(guest, |guest| sleep_and_wake(guest, Agent::Ours, "guest-suspend-ram"))
         .context("by the kernel")?;
-    restart(guest)
+    guest.renew()
 }
 
 fn sleep_refused(guest: &mut Guest) -> Result<()> {
@@ -489,33 +489,27 @@ fn ends(guest: &mut Guest) -> Result<()> {
         ensure!(text == "mode is invalid (valid values are: halt|powerdown|reboot", "{agent:?}: {text}");
     }
     // With all programs.
-    guest.reboot(|guest| {
-        guest.machine().qmp("set-action", &json!({"shutdown": "pause"}))?;
-        let mut host = end(guest, &json!({}))?;
-        let event = guest.machine().wait_for_event("SHUTDOWN", patience())?;
-        ensure!(event["data"]["reason"] == "guest-shutdown", "{event}");
-        ensure_silent(&mut host)?;
-        start_anew(guest)
-    })?;
+    guest.machine().qmp("set-action", &json!({"shutdown": "pause"}))?;
+    let mut host = end(guest, &json!({}))?;
+    let event = guest.machine().wait_for_event("SHUTDOWN", patience())?;
+    ensure!(event["data"]["reason"] == "guest-shutdown", "{event}");
+    ensure_silent(&mut host)?;
+    guest.renew()?;
     // Without shutdown(8).
     guest.shell("mv /usr/sbin/shutdown /usr/sbin/shutdown.away")?;
-    guest.reboot(|guest| {
-        let console = guest.folder().join("console.log");
-        let halts =
-            || -> Result<usize> { Ok(String::from_utf8_lossy(&fs::read(&console)?).matches("System halted").count()) };
-        let before = halts()?;
-        let mut host = end(guest, &json!({"mode": "halt"}))?;
-        let deadline = Instant::now() + patience();
-        while halts()? == before {
-            ensure!(Instant::now() < deadline, "the guest does not halt:\n{}", guest.console_tail(20));
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        ensure!(guest.machine().qmp("query-status", &json!({}))?["status"] == "running", "it does not stand still");
-        ensure_silent(&mut host)?;
-        guest.machine().qmp("system_reset", &json!({})).map(drop)
-    })?;
+    let console = guest.folder().join("console.log");
+    let mut host = end(guest, &json!({"mode": "halt"}))?;
+    let deadline = Instant::now() + patience();
+    while !String::from_utf8_lossy(&fs::read(&console)?).contains("System halted") {
+        ensure!(Instant::now() < deadline, "the guest does not halt:\n{}", guest.console_tail(20));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    ensure!(guest.machine().qmp("query-status", &json!({}))?["status"] == "running", "it does not stand still");
+    ensure_silent(&mut host)?;
+    guest.renew()?;
     // Without any program: poweroff, halt and reboot are names of systemctl.
-    guest.shell("mv /usr/bin/systemctl /usr/bin/systemctl.away")?;
+    guest
+        .shell("mv /usr/sbin/shutdown /usr/sbin/shutdown.away; mv /usr/bin/systemctl /usr/bin/systemctl.away; sync")?;
     guest.reboot(|guest| end(guest, &json!({"mode": "reboot"})).map(drop))?;
     guest.shell("mv /usr/bin/systemctl.away /usr/bin/systemctl; mv /usr/sbin/shutdown.away /usr/sbin/shutdown")?;
     guest.talk_to_original()?;

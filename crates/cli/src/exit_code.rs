@@ -59,7 +59,7 @@ impl Code {
             Self::HostFailed => "reading or writing failed on this side",
             Self::TryAgain => "no answer, connection lost, held by another client, changed meanwhile: try again",
             Self::NotUnderstood => "what came makes no sense: probably no guest agent",
-            Self::NotPermitted => "this user may not",
+            Self::NotPermitted => "this user may not, or another user may have put the socket there",
             Self::TimeLimit => "the time limit ended the program (exec, freeze --run)",
             Self::Stopped => "stopped from the keyboard or by a signal",
         }

@@ -21,6 +21,10 @@ pub struct General {
     /// All agents that are found on this host.
     #[arg(long, global = true, help_heading = "General", conflicts_with = "targets")]
     pub all: bool,
+    /// Connect also to a socket or device that another user of this host could have put in the agent's place. It is told
+    /// everything that is sent, passwords too.
+    #[arg(long, global = true, help_heading = "General")]
+    pub trust_socket: bool,
     /// Print results as JSON.
     #[arg(long, global = true, help_heading = "General")]
     pub json: bool,

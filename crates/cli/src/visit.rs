@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use qga_client::{Agent, AnyAgent, Kind, Target, Timeouts};
+use qga_client::{Agent, AnyAgent, ConnectOptions, Kind, Target, Timeouts};
 
 use crate::failure::{Failure, Result};
 use crate::general_options::General;
@@ -19,7 +19,7 @@ pub struct Visit<'a> {
 impl Visit<'_> {
     /// Connects to the agent.
     pub fn connect(&self) -> Result<AnyAgent> {
-        Ok(Agent::connect(self.target, self.general.timeouts())?)
+        Ok(Agent::connect(self.target, self.general.connection())?)
     }
 }
 
@@ -30,10 +30,11 @@ impl General {
         Instant::now() + self.timeout.min(A_DAY)
     }
 
-    /// How long a connection waits.
-    pub fn timeouts(&self) -> Timeouts {
-        let default = Timeouts::default();
-        Timeouts { connect: default.connect.min(self.timeout), silence: self.timeout }
+    /// How a connection is made.
+    pub fn connection(&self) -> ConnectOptions {
+        let connect = Timeouts::default().connect.min(self.timeout);
+        let timeouts = Timeouts { connect, silence: self.timeout };
+        ConnectOptions { timeouts, trusts_any_socket: self.trust_socket, give_up_when: None }
     }
 }
 

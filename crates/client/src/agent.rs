@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::connect::ConnectOptions;
 use crate::conversation::{Ticket, parse_reply};
 use crate::error::Error;
 use crate::kind::Kind;
@@ -56,18 +57,19 @@ impl AnyAgent {
     /// println!("{}", agent.info()?.version);
     /// # Ok::<(), qga_client::Error>(())
     /// ```
-    pub fn connect(target: &Target, timeouts: Timeouts) -> Result<Self, Error> {
-        let mut agent = Self::over(target.connect(timeouts)?);
+    pub fn connect(target: &Target, options: impl Into<ConnectOptions>) -> Result<Self, Error> {
+        let mut agent = Self::over(target.connect(options)?);
         agent.sync()?;
         Ok(agent)
     }
 
     /// As [`connect`](Self::connect), and both this and all calls that follow are over by `deadline`, also if the agent
     /// is never silent. [`set_deadline`](Self::set_deadline) changes that.
-    pub fn connect_by(target: &Target, timeouts: Timeouts, deadline: Instant) -> Result<Self, Error> {
+    pub fn connect_by(target: &Target, options: impl Into<ConnectOptions>, deadline: Instant) -> Result<Self, Error> {
+        let mut options = options.into();
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let timeouts = Timeouts { connect: timeouts.connect.min(left), ..timeouts };
-        let mut agent = Self::over(target.connect(timeouts)?);
+        options.timeouts.connect = options.timeouts.connect.min(left);
+        let mut agent = Self::over(target.connect(options)?);
         agent.set_deadline(Some(deadline));
         agent.sync()?;
         Ok(agent)
@@ -81,8 +83,8 @@ impl Connection<UnixStream> {
     }
 
     /// Connects to a unix socket.
-    pub fn unix_with(path: impl AsRef<Path>, timeouts: Timeouts) -> Result<Self, Error> {
-        socket::unix(path.as_ref(), timeouts).map(Self::over)
+    pub fn unix_with(path: impl AsRef<Path>, options: impl Into<ConnectOptions>) -> Result<Self, Error> {
+        socket::unix(path.as_ref(), options.into()).map(Self::over)
     }
 }
 
@@ -162,8 +164,7 @@ impl<T: Transport> Agent<T> {
     }
 
     /// From now on `is_over` is asked some ten times a second while the agent is silent; when it says so, waiting ends with
-    /// [`Error::GivenUp`], after which a [`sync`](Self::sync) must come before the next call. Through libvirt only the
-    /// time-outs end a wait.
+    /// [`Error::GivenUp`], after which a [`sync`](Self::sync) must come before the next call.
     pub fn give_up_when(&mut self, is_over: fn() -> bool) {
         self.transport.give_up_when(Some(is_over));
     }

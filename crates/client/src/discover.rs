@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::kind::Kind;
+use crate::socket;
 use crate::target::{PROXMOX_SOCKETS, Target};
 use crate::virsh;
 
@@ -31,6 +32,7 @@ pub struct Discovery {
     /// The agents, each once; what the environment's `QGA_TARGET` names stands first and alone.
     pub found: Vec<Found>,
     /// Places that could not be looked at: libvirt without permission, for example. That there is no libvirt is none.
+    /// Sockets that another user may have put there ([`Kind::NotTrusted`]) are named here and not among the agents.
     pub problems: Vec<Error>,
 }
 
@@ -70,9 +72,16 @@ pub fn search() -> Discovery {
             false
         }
     };
-    found.extend(proxmox(Path::new(PROXMOX_SOCKETS)));
+    let mut sockets = proxmox(Path::new(PROXMOX_SOCKETS));
     if !is_listed {
-        found.extend(LIBVIRT_CHANNELS.into_iter().flat_map(|folder| libvirt_sockets(Path::new(folder))));
+        sockets.extend(LIBVIRT_CHANNELS.into_iter().flat_map(|folder| libvirt_sockets(Path::new(folder))));
+    }
+    for (path, socket) in sockets {
+        match socket::look_at(&path) {
+            Err(error) if error.kind() == Kind::NotTrusted => problems.push(error),
+            // Another problem is told to whoever connects.
+            _ => drop(found.insert(socket)),
+        }
     }
     Discovery { found: found.into_iter().collect(), problems }
 }
@@ -87,20 +96,22 @@ pub fn search_libvirt(uri: Option<&str>) -> Result<Vec<Found>, Error> {
 }
 
 /// `VMID.qga` in Proxmox VE's folder.
-fn proxmox(folder: &Path) -> Vec<Found> {
-    let vm = |path: &PathBuf| path.file_name()?.to_str()?.strip_suffix(".qga")?.parse().ok();
-    let found = |vm| Found { target: Target::Proxmox(vm), description: "Proxmox VE machine".to_owned() };
-    entries(folder).iter().filter_map(vm).map(found).collect()
+fn proxmox(folder: &Path) -> Vec<(PathBuf, Found)> {
+    let found = |path: PathBuf| {
+        let vm = path.file_name()?.to_str()?.strip_suffix(".qga")?.parse().ok()?;
+        Some((path, Found { target: Target::Proxmox(vm), description: "Proxmox VE machine".to_owned() }))
+    };
+    entries(folder).into_iter().filter_map(found).collect()
 }
 
 /// `MACHINE/org.qemu.guest_agent.0` in a folder of libvirt's.
-fn libvirt_sockets(folder: &Path) -> Vec<Found> {
+fn libvirt_sockets(folder: &Path) -> Vec<(PathBuf, Found)> {
     let socket = |machine: PathBuf| {
         let path = machine.join(PORT_NAME);
         let is_socket = fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket());
         let name = machine.file_name()?.to_string_lossy().into_owned();
         let description = format!("agent port of libvirt's machine {name}");
-        is_socket.then_some(Found { target: Target::Unix(path), description })
+        is_socket.then(|| (path.clone(), Found { target: Target::Unix(path), description }))
     };
     entries(folder).into_iter().filter_map(socket).collect()
 }
@@ -122,7 +133,7 @@ mod tests {
         for name in ["101.qga", "102.qmp", "x.qga"] {
             fs::write(path.join(name), "").unwrap();
         }
-        let found: Vec<Target> = proxmox(path).into_iter().map(|found| found.target).collect();
+        let found: Vec<Target> = proxmox(path).into_iter().map(|(_, found)| found.target).collect();
         assert_eq!(found, [Target::Proxmox(101)]);
 
         for name in ["1-web", "2-without"] {
@@ -130,7 +141,7 @@ mod tests {
         }
         let socket = path.join("1-web").join(PORT_NAME);
         let _listener = UnixListener::bind(&socket).unwrap();
-        let found: Vec<Target> = libvirt_sockets(path).into_iter().map(|found| found.target).collect();
+        let found: Vec<Target> = libvirt_sockets(path).into_iter().map(|(_, found)| found.target).collect();
         assert_eq!(found, [Target::Unix(socket)]);
         assert_eq!(libvirt_sockets(Path::new("/nonexistent")), []);
     }

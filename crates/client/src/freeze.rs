@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use qga_protocol::fsfreeze::{Freeze, FreezeList, FreezeStatus, Status, Thaw};
 
 use crate::agent::{Agent, AnyAgent};
+use crate::connect::ConnectOptions;
 use crate::error::Error;
 use crate::kind::Kind;
-use crate::stream::Timeouts;
 use crate::target::Target;
 use crate::transport::Transport;
 
@@ -51,9 +51,14 @@ impl<'a> Frozen<'a> {
     /// frozen.thaw()?;
     /// # Ok::<(), qga_client::Error>(())
     /// ```
-    pub fn at(target: &Target, timeouts: Timeouts, mountpoints: Option<&[String]>) -> Result<Frozen<'static>, Error> {
-        let target = target.clone();
-        let connect = move || Agent::connect_by(&target, timeouts, Instant::now() + timeouts.silence.min(A_DAY));
+    pub fn at(
+        target: &Target,
+        options: impl Into<ConnectOptions>,
+        mountpoints: Option<&[String]>,
+    ) -> Result<Frozen<'static>, Error> {
+        let (target, options) = (target.clone(), options.into());
+        let silence = options.timeouts.silence.min(A_DAY);
+        let connect = move || Agent::connect_by(&target, options, Instant::now() + silence);
         Frozen::over(Box::new(connect), mountpoints)
     }
 

@@ -16,6 +16,8 @@ pub enum Kind {
     NobodyListens,
     /// This user may not use the socket, the device, or libvirt.
     NotPermitted,
+    /// Another user of the host could have put the socket or device where it is.
+    NotTrusted,
     /// Another client holds the agent's port.
     Held,
     /// A program that is needed on the host is missing (`virsh`).
@@ -68,11 +70,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for tables in documentation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::BadTarget,
         Self::NoSuchSocket,
         Self::NobodyListens,
         Self::NotPermitted,
+        Self::NotTrusted,
         Self::Held,
         Self::NoTool,
         Self::NoManager,
@@ -101,7 +104,8 @@ impl Kind {
 
     /// The exit code of a program that ends because of this, after sysexits(3): 64 usage, 66 no such target, 69 the
     /// agent is not reached, 70 refused by the agent, 71 failed in the guest, 73 a disk is full, 74 reading or writing
-    /// on the host, 75 try again, 76 no sense in what came, 77 not permitted, 130 stopped.
+    /// on the host, 75 try again, 76 no sense in what came, 77 not permitted or not
+    /// trusted, 130 stopped.
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -122,7 +126,7 @@ impl Kind {
             Self::Host => 74,
             Self::Held | Self::NoAnswer | Self::ConnectionLost | Self::Changed | Self::Mismatch => 75,
             Self::NotUnderstood => 76,
-            Self::NotPermitted => 77,
+            Self::NotPermitted | Self::NotTrusted => 77,
             Self::Stopped => 130,
         }
     }
@@ -138,6 +142,9 @@ impl Kind {
             Self::NoSuchSocket => "See that the machine runs, and that its agent port has this socket.",
             Self::NobodyListens => "The hypervisor that made the socket is gone; start the machine again.",
             Self::NotPermitted => "Try as root, or as a member of the group that owns the socket (libvirt, kvm).",
+            Self::NotTrusted => {
+                "Put it where only root, you or the machine's own account can write; --trust-socket connects all the same."
+            }
             Self::Held => {
                 "Another client is connected to the port (libvirt, Proxmox, a forgotten socat); end it first."
             }

@@ -47,6 +47,7 @@
 mod agent;
 #[cfg(feature = "tokio")]
 mod asynchronous;
+mod connect;
 mod conversation;
 mod copy;
 mod discover;
@@ -63,11 +64,13 @@ mod stream;
 mod streamed;
 mod target;
 mod transport;
+mod trust;
 mod virsh;
 
 pub use agent::{Agent, AnyAgent, Connection, Unanswered};
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncAgent;
+pub use connect::ConnectOptions;
 pub use conversation::{Conversation, Ticket};
 pub use copy::{Copied, CopyOptions, OnProgress, Progress, TreeReport};
 pub use discover::{Discovery, Found, discover, search, search_libvirt};

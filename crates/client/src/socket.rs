@@ -14,16 +14,53 @@ use rustix::io::Errno;
 use rustix::termios::{self, OptionalActions, SpecialCodeIndex};
 use vsock::VsockStream;
 
+use crate::connect::ConnectOptions;
 use crate::error::Error;
 use crate::kind::Kind;
 use crate::stream::{Stream, Timeouts};
+use crate::trust::{self, Accounts};
 
-pub(crate) fn unix(path: &Path, timeouts: Timeouts) -> Result<Stream<UnixStream>, Error> {
+pub(crate) fn unix(path: &Path, options: ConnectOptions) -> Result<Stream<UnixStream>, Error> {
     let text = path.display().to_string();
-    connect_unix(path, timeouts.connect)
-        .and_then(|stream| Stream::with_silence(stream, timeouts.silence, set_unix_silence))
+    let stream = connect_trusted(path, &text, options)?;
+    Stream::with_silence(stream, options.timeouts.silence, set_unix_silence)
         .map(|stream| stream.named(text.clone()))
-        .map_err(|source| not_connected(path, text, source))
+        .map_err(|source| Error::Connect { path: text, source })
+}
+
+/// Connects to a socket at which nobody can listen but those who are trusted; nothing has been sent yet.
+fn connect_trusted(path: &Path, text: &str, options: ConnectOptions) -> Result<UnixStream, Error> {
+    let failed = |source| not_connected(path, text.to_owned(), source);
+    let accounts = trusted(path, text, options).map_err(|error| match error {
+        Error::Connect { source, .. } => failed(source),
+        error => error,
+    })?;
+    let stream = connect_unix(path, text, options)?;
+    if let Some(accounts) = accounts {
+        accounts.look_at_peer(&stream).map_err(failed)?.map_err(|problem| not_trusted(text, &problem))?;
+    }
+    Ok(stream)
+}
+
+/// Looks at who could have put a socket or a device where it is. Nobody, if that does not matter.
+fn trusted(path: &Path, text: &str, options: ConnectOptions) -> Result<Option<Accounts>, Error> {
+    if options.trusts_any_socket {
+        return Ok(None);
+    }
+    trust::look_at_path(path)
+        .map_err(|source| Error::Connect { path: text.to_owned(), source })?
+        .map(Some)
+        .map_err(|problem| not_trusted(text, &problem))
+}
+
+/// Whether a socket is one that [`unix`] would connect to, without connecting.
+pub(crate) fn look_at(path: &Path) -> Result<(), Error> {
+    trusted(path, &path.display().to_string(), ConnectOptions::default()).map(|_| ())
+}
+
+fn not_trusted(text: &str, problem: &str) -> Error {
+    let cause = format!("another user may have put it there: {problem}; nothing was sent");
+    Error::Unreachable { target: text.to_owned(), kind: Kind::NotTrusted, cause }
 }
 
 /// A file that is no socket refuses like a socket at which nobody listens.
@@ -59,20 +96,26 @@ fn end_of(wait: Duration) -> Instant {
 }
 
 /// A blocking connect has no time-out of its own and would wait for ever for a place in the listener's queue.
-fn connect_unix(path: &Path, wait: Duration) -> io::Result<UnixStream> {
+fn connect_unix(path: &Path, text: &str, options: ConnectOptions) -> Result<UnixStream, Error> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-    let address = SocketAddrUnix::new(path)?;
+    let failed = |source| not_connected(path, text.to_owned(), source);
+    let wait = options.timeouts.connect;
+    let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
     let deadline = end_of(wait);
     let mut pause = Duration::from_micros(100);
     loop {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let socket: OwnedFd =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(|error| failed(error.into()))?;
         match connect(&socket, &address) {
             Ok(()) => {
                 let stream = UnixStream::from(socket);
-                stream.set_nonblocking(false)?;
+                stream.set_nonblocking(false).map_err(failed)?;
                 return Ok(stream);
+            }
+            Err(Errno::AGAIN) if options.give_up_when.is_some_and(|is_over| is_over()) => {
+                return Err(Error::GivenUp { command: "a connection".to_owned() });
             }
             Err(Errno::AGAIN) if Instant::now() < deadline => {
                 std::thread::sleep(pause);
@@ -80,9 +123,9 @@ fn connect_unix(path: &Path, wait: Duration) -> io::Result<UnixStream> {
             }
             Err(Errno::AGAIN) => {
                 let text = format!("its queue was full for {} s: another client holds the agent", wait.as_secs_f64());
-                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                return Err(failed(io::Error::new(io::ErrorKind::TimedOut, text)));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(failed(error.into())),
         }
     }
 }
@@ -134,12 +177,14 @@ fn nobody_listens(port: u32) -> String {
 
 /// Cloud Hypervisor's and Firecracker's way to a guest's vsock: a unix socket, a line that says which port, a line that
 /// says it is there.
-pub(crate) fn hybrid(path: &Path, port: u32, timeouts: Timeouts) -> Result<Stream<UnixStream>, Error> {
+pub(crate) fn hybrid(path: &Path, port: u32, options: ConnectOptions) -> Result<Stream<UnixStream>, Error> {
     const LONGEST_ANSWER_BYTES: usize = 64;
+    /// How often it is asked whether this is over.
+    const LOOK: Duration = Duration::from_millis(100);
+    let timeouts = options.timeouts;
     let text = format!("hybrid:{}:{port}", path.display());
     let connect = |source| Error::Connect { path: text.clone(), source };
-    let mut stream =
-        connect_unix(path, timeouts.connect).map_err(|source| not_connected(path, text.clone(), source))?;
+    let mut stream = connect_trusted(path, &text, options)?;
     set_unix_silence(&mut stream, timeouts.connect).map_err(connect)?;
     let deadline = end_of(timeouts.connect);
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(connect)?;
@@ -150,8 +195,11 @@ pub(crate) fn hybrid(path: &Path, port: u32, timeouts: Timeouts) -> Result<Strea
     let problem = loop {
         // An answer that comes byte by byte is waited for no longer than one that does not come.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        stream.set_read_timeout(Some(left)).map_err(connect)?;
+        stream.set_read_timeout(Some(left.min(LOOK))).map_err(connect)?;
         match stream.read(&mut byte) {
+            Err(_) if options.give_up_when.is_some_and(|is_over| is_over()) => {
+                return Err(Error::GivenUp { command: format!("CONNECT {port}") });
+            }
             _ if Instant::now() > deadline => {
                 let text = format!("no answer to CONNECT within {} s", timeouts.connect.as_secs_f64());
                 break Some((Kind::NoAnswer, text));
@@ -192,7 +240,10 @@ pub struct SerialPort {
     silence: Option<Duration>,
 }
 
-pub(crate) fn serial(path: &Path, timeouts: Timeouts) -> Result<Stream<SerialPort>, Error> {
+pub(crate) fn serial(path: &Path, options: ConnectOptions) -> Result<Stream<SerialPort>, Error> {
+    let timeouts = options.timeouts;
+    // A link in a shared directory may lead to another user's terminal.
+    trusted(path, &path.display().to_string(), options)?;
     SerialPort::open(path)
         .and_then(|port| {
             Stream::with_silence(port, timeouts.silence, |port, silence| {

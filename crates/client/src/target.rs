@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::connect::ConnectOptions;
 use crate::error::Error;
 use crate::kind::Kind;
 use crate::socket;
-use crate::stream::Timeouts;
 use crate::transport::Transport;
 use crate::virsh::Virsh;
 
@@ -56,18 +56,25 @@ pub enum Target {
 }
 
 impl Target {
-    /// Opens the way to the agent. Nothing has been said to it yet.
-    pub fn connect(&self, timeouts: Timeouts) -> Result<Box<dyn Transport + Send>, Error> {
-        Ok(match self {
-            Self::Unix(path) => Box::new(socket::unix(path, timeouts)?),
+    /// Opens the way to the agent, with [`Timeouts`](crate::Timeouts) or more [`ConnectOptions`]. Nothing has been said to
+    /// it yet.
+    pub fn connect(&self, options: impl Into<ConnectOptions>) -> Result<Box<dyn Transport + Send>, Error> {
+        let options = options.into();
+        let timeouts = options.timeouts;
+        let mut transport: Box<dyn Transport + Send> = match self {
+            Self::Unix(path) => Box::new(socket::unix(path, options)?),
             Self::Proxmox(vm) => {
-                Box::new(socket::unix(&proxmox_socket(*vm), timeouts).map_err(|error| without_socket(*vm, error))?)
+                Box::new(socket::unix(&proxmox_socket(*vm), options).map_err(|error| without_socket(*vm, error))?)
             }
             Self::Vsock { cid, port } => Box::new(socket::vsock(*cid, *port, timeouts)?),
-            Self::Hybrid { path, port } => Box::new(socket::hybrid(path, *port, timeouts)?),
-            Self::Serial(path) => Box::new(socket::serial(path, timeouts)?),
+            Self::Hybrid { path, port } => Box::new(socket::hybrid(path, *port, options)?),
+            Self::Serial(path) => Box::new(socket::serial(path, options)?),
             Self::Libvirt { uri, domain } => Box::new(Virsh::new(uri.as_deref(), domain, timeouts.silence)),
-        })
+        };
+        if options.give_up_when.is_some() {
+            transport.give_up_when(options.give_up_when);
+        }
+        Ok(transport)
     }
 
     /// How many clients are connected to the target's unix socket, this one and those in its queue included; `None`
@@ -91,7 +98,7 @@ impl Target {
 
 pub(crate) const PROXMOX_SOCKETS: &str = "/var/run/qemu-server";
 
-fn proxmox_socket(vm: u32) -> PathBuf {
+pub(crate) fn proxmox_socket(vm: u32) -> PathBuf {
     Path::new(PROXMOX_SOCKETS).join(format!("{vm}.qga"))
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use qga_client::protocol::fsfreeze::{FreezeStatus, Status, Thaw};
 use qga_client::protocol::storage::GetFsInfo;
-use qga_client::{Agent, Frozen, Kind, Target, Timeouts};
+use qga_client::{Agent, ConnectOptions, Frozen, Kind, Target};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde_json::json;
@@ -116,7 +116,7 @@ fn freeze_and_leave(options: &Freeze, visit: &mut Visit<'_>, interrupts: &Interr
     watcher.arm()?;
     let is_connected = AtomicBool::new(false);
     let connect = || {
-        let mut agent = Agent::connect_by(target, general.timeouts(), general.deadline())?;
+        let mut agent = Agent::connect_by(target, general.connection(), general.deadline())?;
         is_connected.store(true, Ordering::Relaxed);
         // A second signal, or some seconds after the first, ends the wait for a freeze that hangs; then it is thawed.
         agent.give_up_when(Interrupts::are_impatient);
@@ -187,7 +187,7 @@ fn nothing_frozen(target: &Target) -> Failure {
 /// What can be known before a freeze: nobody else's is under way, which this one's end would end, and what is to be frozen is
 /// there. An agent passes over a mount point that it does not have.
 fn look_before(target: &Target, options: &Freeze, general: &General) -> Result<()> {
-    let mut agent = Agent::connect_by(target, general.timeouts(), general.deadline())?;
+    let mut agent = Agent::connect_by(target, general.connection(), general.deadline())?;
     refuse_if_frozen(target, agent.call(&Status {})?)?;
     if options.mount.is_empty() {
         return Ok(());
@@ -329,9 +329,9 @@ fn freeze_all(
     let (sender, results) = mpsc::channel();
     for (index, target) in targets.iter().enumerate() {
         let (sender, target) = (sender.clone(), target.clone());
-        let (timeouts, mount) = (general.timeouts(), options.mount.clone());
+        let (connection, mount) = (general.connection(), options.mount.clone());
         // It may wait for its guest longer than anybody waits for it. A guard that nobody takes thaws.
-        thread::spawn(move || freeze_one(index, &target, timeouts, &mount, deadline, &sender));
+        thread::spawn(move || freeze_one(index, &target, connection, &mount, deadline, &sender));
     }
     drop(sender);
     let mut frozen = Vec::new();
@@ -403,7 +403,7 @@ fn thaw_apart((_, guard): (usize, Frozen<'static>)) -> thread::JoinHandle<()> {
 fn freeze_one(
     index: usize,
     target: &Target,
-    timeouts: Timeouts,
+    connection: ConnectOptions,
     mount: &[String],
     deadline: Instant,
     heard: &mpsc::Sender<(usize, Heard)>,
@@ -414,10 +414,10 @@ fn freeze_one(
         const A_DAY: Duration = Duration::from_secs(24 * 3600);
         if !is_connected {
             is_connected = true;
-            return Agent::connect_by(&same, timeouts, deadline);
+            return Agent::connect_by(&same, connection, deadline);
         }
         let _ = failing.send((index, Heard::Failing));
-        Agent::connect_by(&same, timeouts, Instant::now() + timeouts.silence.min(A_DAY))
+        Agent::connect_by(&same, connection, Instant::now() + connection.timeouts.silence.min(A_DAY))
     };
     let mount = (!mount.is_empty()).then_some(mount);
     let said = match Frozen::over_by(Box::new(connect), mount, Some(deadline)) {
@@ -441,8 +441,8 @@ fn at_once<I: Send, O: Send>(each: impl Iterator<Item = I>, act: impl Fn(I) -> O
 }
 
 fn is_thawed(target: &Target, general: &General) -> bool {
-    let status =
-        Agent::connect_by(target, general.timeouts(), general.deadline()).and_then(|mut agent| agent.call(&Status {}));
+    let status = Agent::connect_by(target, general.connection(), general.deadline())
+        .and_then(|mut agent| agent.call(&Status {}));
     matches!(status, Ok(FreezeStatus::Thawed))
 }
 

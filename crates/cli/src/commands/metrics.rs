@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use qga_client::{Agent, AnyAgent, Limits, Target, Timeouts};
+use qga_client::{Agent, AnyAgent, ConnectOptions, Limits, Target};
 use qga_protocol::fsfreeze::{FreezeStatus, Status};
 use qga_protocol::identity::{GetHostName, GetUsers};
 
@@ -73,7 +73,7 @@ fn measure(target: &Target, general: &General, scrape_started: Instant) -> Expos
     let name = target.to_string();
     // An agent that always says a little never times out; the others' measurements are not to wait for it.
     let left = general.timeout.saturating_mul(2).saturating_sub(scrape_started.elapsed());
-    let measured = measure_in_time(target.clone(), general.timeouts(), general.timeout.min(left));
+    let measured = measure_in_time(target.clone(), general.connection(), general.timeout.min(left));
     let labels = [("target", name.as_str())];
     let mut page = Exposition::default();
     page.put("qga_up", &labels, if measured.is_ok() { 1.0 } else { 0.0 });
@@ -97,7 +97,7 @@ const LONGEST_PART_BYTES: usize = 8 << 20;
 const LONGEST_PAGE_BYTES: usize = 64 << 20;
 
 /// Measures within a time. A target that is late is not asked again until the late question has ended.
-fn measure_in_time(target: Target, timeouts: Timeouts, limit: Duration) -> Result<Exposition> {
+fn measure_in_time(target: Target, connection: ConnectOptions, limit: Duration) -> Result<Exposition> {
     static LATE: Mutex<BTreeMap<String, Weak<()>>> = Mutex::new(BTreeMap::new());
     let late = || LATE.lock().unwrap_or_else(PoisonError::into_inner);
     let name = target.to_string();
@@ -115,7 +115,7 @@ fn measure_in_time(target: Target, timeouts: Timeouts, limit: Duration) -> Resul
     thread::spawn(move || {
         let mut page = Exposition::default();
         let deadline = Instant::now() + limit.min(Duration::from_secs(24 * 3600));
-        let measured = Agent::connect_by(&target, timeouts, deadline).map_err(Failure::from).and_then(|mut agent| {
+        let measured = Agent::connect_by(&target, connection, deadline).map_err(Failure::from).and_then(|mut agent| {
             agent.set_limits(Limits { reply_bytes: LONGEST_REPLY_BYTES, ..Limits::default() });
             measure_agent(&mut agent, &target.to_string(), &mut page)
         });

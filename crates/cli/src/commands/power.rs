@@ -81,9 +81,9 @@ enum Seen {
 
 fn look(visit: &Visit<'_>) -> Seen {
     let patience = UNANSWERED_PATIENCE.min(visit.general.timeout);
-    let mut timeouts = visit.general.timeouts();
-    timeouts.silence = patience;
-    let asked = Agent::connect_by(visit.target, timeouts, Instant::now() + patience)
+    let mut connection = visit.general.connection();
+    connection.timeouts.silence = patience;
+    let asked = Agent::connect_by(visit.target, connection, Instant::now() + patience)
         // Through libvirt the connection itself is no sign of life.
         .and_then(|mut agent| agent.call(&Ping {}));
     match asked {

@@ -22,7 +22,7 @@ pub fn run(options: &Shell, target: &Target, general: &General) -> Result<()> {
     if general.json {
         return Err(Failure::usage("a shell has no JSON form; use exec"));
     }
-    let mut agent = Agent::connect(target, general.timeouts())?;
+    let mut agent = Agent::connect(target, general.connection())?;
     let system = guest::system(&mut agent)?;
     if guest::is_windows(system.as_ref()) {
         return Err(Failure::told(

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use qga_client::{Agent, AnyAgent, Target, Timeouts};
+use qga_client::{Agent, AnyAgent, ConnectOptions, Target};
 use qga_protocol::identity::GetHostName;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
@@ -46,14 +46,14 @@ pub fn run(options: &Top, target: &Target, general: &General) -> Result<()> {
         return print(options, target, general);
     }
     // The first look is taken before the screen changes, so that its failure can be read.
-    let mut agent = Agent::connect(target, general.timeouts())?;
+    let mut agent = Agent::connect(target, general.connection())?;
     let mut state = State::new(title(&mut agent, target)?, options.interval);
     state.hear(sample::take(&mut agent)?);
 
     let (news_sender, news) = channel();
     let (stop, stopped) = channel();
-    let (interval, timeouts, target) = (options.interval, general.timeouts(), target.clone());
-    thread::spawn(move || watch(agent, &target, timeouts, interval, &news_sender, &stopped));
+    let (interval, connection, target) = (options.interval, general.connection(), target.clone());
+    thread::spawn(move || watch(agent, &target, connection, interval, &news_sender, &stopped));
 
     let interrupts = Interrupts::watch()?;
     let mut terminal = ratatui::try_init().map_err(|error| Failure::host("set the terminal up", &error))?;
@@ -65,7 +65,7 @@ pub fn run(options: &Top, target: &Target, general: &General) -> Result<()> {
 
 /// Prints the screen as text, one below the other, where nothing can be drawn over: in a pipe, on a plain terminal.
 fn print(options: &Top, target: &Target, general: &General) -> Result<()> {
-    let mut agent = Agent::connect(target, general.timeouts())?;
+    let mut agent = Agent::connect(target, general.connection())?;
     let mut state = State::new(title(&mut agent, target)?, options.interval);
     let mut looks = 0;
     loop {
@@ -125,7 +125,7 @@ fn show(
 fn watch(
     agent: AnyAgent,
     target: &Target,
-    timeouts: Timeouts,
+    connection: ConnectOptions,
     interval: Duration,
     news: &Sender<News>,
     stopped: &Receiver<()>,
@@ -134,7 +134,7 @@ fn watch(
     while matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)) {
         let taken = match agent.take() {
             Some(agent) => Ok(agent),
-            None => Agent::connect(target, timeouts).map_err(Failure::from),
+            None => Agent::connect(target, connection).map_err(Failure::from),
         };
         let taken = taken.and_then(|mut connected| {
             let sample = sample::take(&mut connected)?;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileTypeExt;
 use std::time::{Duration, Instant};
 
-use qga_client::{Agent, AnyAgent, Target, Timeouts};
+use qga_client::{Agent, AnyAgent, ConnectOptions, Target, Timeouts};
 use qga_protocol::fsfreeze::{FreezeStatus, Status};
 use qga_protocol::session::{AgentInfo, Ping};
 
@@ -30,13 +30,13 @@ const NEEDED: [(&str, &str); 5] = [
 pub fn look(target: &Target, general: &General) -> Diagnosis {
     let mut diagnosis = Diagnosis::default();
     let patience = PATIENCE.min(general.timeout);
-    if let Err(failure) = look_at_all(target, patience, &mut diagnosis) {
+    if let Err(failure) = look_at_all(target, patience, general, &mut diagnosis) {
         diagnosis.failed(&failure);
     }
     diagnosis
 }
 
-fn look_at_all(target: &Target, patience: Duration, diagnosis: &mut Diagnosis) -> Result<()> {
+fn look_at_all(target: &Target, patience: Duration, general: &General, diagnosis: &mut Diagnosis) -> Result<()> {
     if let Target::Unix(path) = target
         && let Ok(metadata) = path.metadata()
         && !metadata.file_type().is_socket()
@@ -48,7 +48,8 @@ fn look_at_all(target: &Target, patience: Duration, diagnosis: &mut Diagnosis) -
         );
         return Ok(());
     }
-    let transport = target.connect(Timeouts { connect: patience, silence: patience })?;
+    let timeouts = Timeouts { connect: patience, silence: patience };
+    let transport = target.connect(ConnectOptions { timeouts, ..general.connection() })?;
     match target {
         // Nothing has been connected to yet: each question is a run of virsh.
         Target::Libvirt { uri, domain } => look_at_libvirt(uri.as_deref(), domain, diagnosis)?,
@@ -156,6 +157,7 @@ mod tests {
             targets: Vec::new(),
             all: false,
             json: false,
+            trust_socket: false,
             yes: false,
             timeout: Duration::from_millis(300),
             jobs: 1,

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use qga_client::protocol::fsfreeze::{FreezeStatus, Status, Thaw};
-use qga_client::{Agent, Error, Target, Timeouts};
+use qga_client::{Agent, ConnectOptions, Error, Target};
 
 use crate::arguments::{WATCHER, WatchFreeze};
 use crate::exit_code::Code;
@@ -56,6 +56,9 @@ impl Watcher {
         let mut command = Command::new(program);
         for target in targets {
             command.arg("--target").arg(target.to_string());
+        }
+        if general.trust_socket {
+            command.arg("--trust-socket");
         }
         let seconds = general.timeout.as_secs_f64().to_string();
         let child = command
@@ -118,7 +121,7 @@ pub fn watch(options: &WatchFreeze, selection: &Selection, general: &General) ->
     // What ends the one that freezes must not end this one as well.
     Interrupts::ignore()?;
     let Some(spared) = wait_until_needed() else { return Ok(()) };
-    let thaw = |target: &Target| thaw(target, general.timeouts(), options.patience);
+    let thaw = |target: &Target| thaw(target, general.connection(), options.patience);
     let ours = selection.targets.iter().enumerate().filter(|(index, _)| !spared.contains(index));
     let thawed: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = ours.map(|(_, target)| scope.spawn(move || thaw(target))).collect();
@@ -151,14 +154,14 @@ fn wait_until_needed() -> Option<Vec<usize>> {
 }
 
 /// Tries until the agent says that nothing is frozen.
-fn thaw(target: &Target, timeouts: Timeouts, patience: Duration) -> std::result::Result<(), Error> {
+fn thaw(target: &Target, connection: ConnectOptions, patience: Duration) -> std::result::Result<(), Error> {
     let started = Instant::now();
     let mut pause = Duration::from_millis(20);
     let mut is_second_look = false;
     loop {
         // One that always says a little is tried again like one that is silent.
-        let deadline = Instant::now() + timeouts.silence.clamp(SHORTEST_TRY, patience.max(SHORTEST_TRY));
-        let tried = Agent::connect_by(target, timeouts, deadline).and_then(|mut agent| {
+        let deadline = Instant::now() + connection.timeouts.silence.clamp(SHORTEST_TRY, patience.max(SHORTEST_TRY));
+        let tried = Agent::connect_by(target, connection, deadline).and_then(|mut agent| {
             let thawed = agent.call(&Thaw {});
             // An agent may report an error of a hook and have thawed all the same.
             match thawed {

@@ -6,6 +6,7 @@ use qga_client::{Agent, AnyAgent, ConnectOptions, Kind, Target, Timeouts};
 
 use crate::failure::{Failure, Result};
 use crate::general_options::General;
+use crate::interrupts::Interrupts;
 use crate::output::Page;
 
 /// What a command has at hand for one target.
@@ -17,9 +18,9 @@ pub struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Connects to the agent.
+    /// Connects to the agent. Where signals are counted, they end every wait for it.
     pub fn connect(&self) -> Result<AnyAgent> {
-        Ok(Agent::connect(self.target, self.general.connection())?)
+        Ok(Agent::connect(self.target, self.general.interruptible_connection())?)
     }
 }
 
@@ -28,6 +29,11 @@ impl General {
     pub fn deadline(&self) -> Instant {
         const A_DAY: Duration = Duration::from_secs(24 * 3600);
         Instant::now() + self.timeout.min(A_DAY)
+    }
+
+    /// As [`connection`](Self::connection), and signals end every wait for the agent. Not for a thaw.
+    pub fn interruptible_connection(&self) -> ConnectOptions {
+        ConnectOptions { give_up_when: Some(Interrupts::are_impatient), ..self.connection() }
     }
 
     /// How a connection is made.

@@ -50,6 +50,8 @@ const YOUTH: Duration = Duration::from_millis(20);
 
 /// So long an agent that was silent may take to say that it hears again, before its program is left alone.
 const LAST_SILENCE: Duration = Duration::from_secs(2);
+/// For all that is done for it then, be the agent slow or the way to it (`virsh`) hang.
+const LAST_WAIT: Duration = Duration::from_secs(8);
 
 /// A program that runs, and what is open for it.
 struct Running {
@@ -411,11 +413,13 @@ impl<T: Transport> Agent<T> {
     /// Ends a program and removes its files if the agent hears again soon; otherwise says that the program is left.
     fn leave(&mut self, running: &mut Running, error: Error) -> Error {
         self.stop_giving_up();
+        self.set_deadline(Instant::now().checked_add(LAST_WAIT));
         let ended = self
             .set_silence(LAST_SILENCE)
             .and_then(|()| self.sync())
             .and_then(|()| self.signal_program(running.pid, "KILL"))
             .and_then(|()| self.clean_up(running));
+        self.set_deadline(None);
         match ended {
             Ok(()) => error,
             Err(_) => Error::LeftRunning { source: Box::new(error), pid: running.pid },

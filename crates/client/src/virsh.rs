@@ -8,8 +8,8 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write as _};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub struct Virsh {
     /// What it may take beside.
     own_time: Duration,
     deadline: Option<Instant>,
+    /// Says that nobody waits any longer.
+    is_over: Option<fn() -> bool>,
     request: Option<String>,
     reply: Vec<u8>,
 }
@@ -49,6 +51,7 @@ impl Virsh {
             silence,
             own_time: Patience::default().virsh,
             deadline: None,
+            is_over: None,
             request: None,
             reply: Vec::new(),
         }
@@ -83,8 +86,8 @@ impl Virsh {
             quoted(&self.domain),
             unambiguous(&request)
         );
-        let patience = silence.saturating_add(self.own_time);
-        let output = run(&self.program, self.uri.as_deref(), &[], line.into_bytes(), patience)
+        let wait = self.wait(silence.saturating_add(self.own_time));
+        let output = run(&self.program, self.uri.as_deref(), &[], line.into_bytes(), wait)
             .map_err(|failure| self.failed(command, failure))?;
         match reply_in(&output.stdout) {
             Some(reply) => self.reply = reply.to_vec(),
@@ -93,11 +96,17 @@ impl Virsh {
         Ok(())
     }
 
+    /// A wait that ends with the deadline at the latest.
+    fn wait(&self, limit: Duration) -> Wait {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        Wait { limit: left.map_or(limit, |left| limit.min(left)), is_over: self.is_over }
+    }
+
     /// libvirt says the same of all domains that do not run; what they do instead it tells when asked.
     fn with_state(&self, error: Error) -> Error {
         let Error::Unreachable { target, kind: Kind::NotRunning, cause } = error else { return error };
         let line = format!("domstate --domain {}\n", quoted(&self.domain));
-        let asked = run(&self.program, self.uri.as_deref(), &[], line.into_bytes(), self.own_time);
+        let asked = run(&self.program, self.uri.as_deref(), &[], line.into_bytes(), self.wait(self.own_time));
         let output = asked.map_or_else(|_| Vec::new(), |ran| ran.stdout);
         let (kind, state) = state_in(&output);
         let cause = if state.is_empty() { cause } else { format!("{cause}, but {state}") };
@@ -107,7 +116,11 @@ impl Virsh {
     fn failed(&self, command: &str, failure: Failure) -> Error {
         match failure {
             Failure::NotStarted(source) => not_started(self.target(), &source),
+            Failure::Late(_) if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
+                Error::Late { command: command.to_owned() }
+            }
             Failure::Late(after) => Error::TimedOut { command: command.to_owned(), after },
+            Failure::GivenUp => Error::GivenUp { command: command.to_owned() },
             Failure::Said(text) => explain(command, &self.target(), &text, self.silence),
         }
     }
@@ -143,6 +156,10 @@ impl Transport for Virsh {
         Ok(())
     }
 
+    fn give_up_when(&mut self, is_over: Option<fn() -> bool>) {
+        self.is_over = is_over;
+    }
+
     fn set_patience(&mut self, patience: &Patience) {
         self.own_time = patience.virsh;
     }
@@ -166,10 +183,12 @@ pub(crate) fn running_domains(uri: Option<&str>) -> Result<Vec<String>, Error> {
             let cause = format!("virsh did not end within {} s", after.as_secs());
             Error::Unreachable { target: target(), kind: Kind::NoManager, cause }
         }
+        Failure::GivenUp => Error::GivenUp { command: "list".to_owned() },
         Failure::Said(text) => explain("list", &target(), &text, Duration::ZERO),
     };
     let arguments = ["list", "--name", "--state-running"];
-    let listed = run(&program(), uri, &arguments, Vec::new(), Patience::default().virsh).map_err(failed)?;
+    let listed = run(&program(), uri, &arguments, Vec::new(), Wait { limit: Patience::default().virsh, is_over: None })
+        .map_err(failed)?;
     if !listed.is_good {
         return Err(failed(listed.failure()));
     }
@@ -185,6 +204,8 @@ enum Failure {
     NotStarted(io::Error),
     /// It had not ended after this time, and was killed.
     Late(Duration),
+    /// Nobody waits any longer for it, and it was killed.
+    GivenUp,
     Said(String),
 }
 
@@ -215,14 +236,38 @@ impl Ran {
     }
 }
 
-/// Runs `virsh` to its end, or until the deadline.
-fn run(
-    program: &OsString,
-    uri: Option<&str>,
-    arguments: &[&str],
-    input: Vec<u8>,
-    deadline: Duration,
-) -> Result<Ran, Failure> {
+/// How long a run of `virsh` is waited for.
+#[derive(Clone, Copy)]
+struct Wait {
+    limit: Duration,
+    is_over: Option<fn() -> bool>,
+}
+
+impl Wait {
+    /// Tries until there is something. A try waits for as long as it is told, which is never long.
+    fn until<T>(
+        self,
+        started: Instant,
+        mut attempt: impl FnMut(Duration) -> Option<Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        const LOOK: Duration = Duration::from_millis(100);
+        loop {
+            let left = self.limit.saturating_sub(started.elapsed());
+            if let Some(done) = attempt(left.min(LOOK)) {
+                return done;
+            }
+            if self.is_over.is_some_and(|is_over| is_over()) {
+                return Err(Failure::GivenUp);
+            }
+            if left.is_zero() {
+                return Err(Failure::Late(self.limit));
+            }
+        }
+    }
+}
+
+/// Runs `virsh` to its end. One that is not waited for any longer is killed.
+fn run(program: &OsString, uri: Option<&str>, arguments: &[&str], input: Vec<u8>, wait: Wait) -> Result<Ran, Failure> {
     let started = Instant::now();
     let mut command = Command::new(program);
     // Its messages are told apart by their words. The others keep its line editor plain, and secrets out of its history.
@@ -239,18 +284,47 @@ fn run(
         thread::spawn(move || stdin.write_all(&input));
     }
     let outputs = [child.stdout.take().map(gather), child.stderr.take().map(gather)];
-    let [stdout, stderr] = outputs.map(|output| {
-        let left = deadline.saturating_sub(started.elapsed());
-        output.map_or_else(|| Ok(Vec::new()), |output| output.recv_timeout(left))
-    });
-    let (Ok(stdout), Ok(stderr)) = (stdout, stderr) else {
-        // It may have ended just now.
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(Failure::Late(deadline));
+    let ran = collect(&mut child, outputs, started, wait);
+    if ran.is_err() {
+        kill(&mut child);
+    }
+    ran
+}
+
+type Gathered = Option<mpsc::Receiver<Vec<u8>>>;
+
+fn collect(child: &mut Child, outputs: [Gathered; 2], started: Instant, wait: Wait) -> Result<Ran, Failure> {
+    let take = |output: Gathered| {
+        let Some(output) = output else { return Ok(Vec::new()) };
+        wait.until(started, |pause| match output.recv_timeout(pause) {
+            Ok(bytes) => Some(Ok(bytes)),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Ok(Vec::new())),
+        })
     };
-    let status = child.wait().map_err(Failure::NotStarted)?;
+    let [stdout, stderr] = outputs;
+    let (stdout, stderr) = (take(stdout)?, take(stderr)?);
+    // It may have closed its outputs and go on.
+    let status = wait.until(started, |pause| match child.try_wait() {
+        Ok(Some(status)) => Some(Ok(status)),
+        Ok(None) => {
+            thread::sleep(pause.min(Duration::from_millis(2)));
+            None
+        }
+        Err(error) => Some(Err(Failure::NotStarted(error))),
+    })?;
     Ok(Ran { is_good: status.success(), stdout, stderr })
+}
+
+/// One that waits for a dead disk may not even end then; it is not waited for.
+fn kill(child: &mut Child) {
+    const LONGEST: Duration = Duration::from_secs(2);
+    let asked = Instant::now();
+    // It may have ended just now.
+    let _ = child.kill();
+    while matches!(child.try_wait(), Ok(None)) && asked.elapsed() < LONGEST {
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Reads to the end in a thread of its own.
@@ -362,9 +436,11 @@ mod tests {
 
     #[test]
     fn a_virsh_that_hangs_is_ended() {
+        let hang =
+            |limit, is_over| run(&"tail".into(), None, &["--follow", "/dev/null"], Vec::new(), Wait { limit, is_over });
         let limit = Duration::from_millis(100);
-        let ran = run(&"tail".into(), None, &["--follow", "/dev/null"], Vec::new(), limit);
-        assert!(matches!(ran, Err(Failure::Late(after)) if after == limit));
+        assert!(matches!(hang(limit, None), Err(Failure::Late(after)) if after == limit));
+        assert!(matches!(hang(Duration::MAX, Some(|| true)), Err(Failure::GivenUp)));
     }
 
     #[test]

@@ -116,7 +116,8 @@ fn freeze_and_leave(options: &Freeze, visit: &mut Visit<'_>, interrupts: &Interr
     watcher.arm()?;
     let is_connected = AtomicBool::new(false);
     let connect = || {
-        let mut agent = Agent::connect_by(target, general.connection(), general.deadline())?;
+        let connection = general.interruptible_connection();
+        let mut agent = Agent::connect_by(target, connection, general.deadline())?;
         is_connected.store(true, Ordering::Relaxed);
         // A second signal, or some seconds after the first, ends the wait for a freeze that hangs; then it is thawed.
         agent.give_up_when(Interrupts::are_impatient);
@@ -187,7 +188,7 @@ fn nothing_frozen(target: &Target) -> Failure {
 /// What can be known before a freeze: nobody else's is under way, which this one's end would end, and what is to be frozen is
 /// there. An agent passes over a mount point that it does not have.
 fn look_before(target: &Target, options: &Freeze, general: &General) -> Result<()> {
-    let mut agent = Agent::connect_by(target, general.connection(), general.deadline())?;
+    let mut agent = Agent::connect_by(target, general.interruptible_connection(), general.deadline())?;
     refuse_if_frozen(target, agent.call(&Status {})?)?;
     if options.mount.is_empty() {
         return Ok(());

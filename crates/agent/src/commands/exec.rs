@@ -11,12 +11,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use qga_protocol::exec::{CaptureMode, CaptureOutput, Exec, ExecStarted, ExecStatus, Status, StatusReply};
-use qga_protocol::message::clip;
+use qga_protocol::message::{Request, clip};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, getrlimit};
 
+use crate::agent::Agent;
 use crate::dispatch::Call;
 use crate::dispatch::answer::Answer;
 use crate::dispatch::handler::{Entry, Outcome, Run, Stream, family};
@@ -212,10 +213,20 @@ fn candidates(path: &str, search: &str) -> Vec<String> {
 }
 
 impl Run for Status {
+    /// A program that this agent does not know may be an earlier one's, whose keeper is asked.
+    fn is_immediate(request: &Request, agent: &Agent) -> bool {
+        let is_known = |status: Self| i32::try_from(status.pid).is_ok_and(|pid| agent.programs.knows(pid));
+        request.arguments().map_or(true, is_known)
+    }
+
     fn run(self, call: &Call<'_>) -> Result<Outcome<ExecStatus>, Error> {
         audit(format_args!("guest-exec-status called, pid: {}", self.pid));
         let pid = i32::try_from(self.pid).ok();
-        let status = pid.and_then(|pid| call.agent.programs.status(pid).or_else(|| keeper::ask(pid)));
+        let known = pid.and_then(|pid| call.agent.programs.status(pid));
+        let status = match (known, pid) {
+            (None, Some(pid)) => keeper::ask(pid)?,
+            (known, _) => known,
+        };
         let (exit, outputs) = match status {
             None => return Err(Error::new(format!("PID {} does not exist", self.pid))),
             Some(kept_output::Status::Running) => return Ok(RUNNING.into()),

@@ -5,6 +5,7 @@
 use qga_protocol::message::Request;
 use qga_protocol::{Command, Info};
 
+use crate::agent::Agent;
 use crate::dispatch::Call;
 use crate::dispatch::answer::Answer;
 use crate::system::error::Error;
@@ -14,6 +15,11 @@ use crate::system::root;
 pub trait Run: Command + Sized {
     /// Does it. Cross-cutting steps (log, lists, frozen state, locks, panics) are dispatch's.
     fn run(self, call: &Call<'_>) -> Result<Outcome<Self::Reply>, Error>;
+
+    /// Whether this request cannot wait for anything. Asked only of a command whose rules say so in general.
+    fn is_immediate(_request: &Request, _agent: &Agent) -> bool {
+        true
+    }
 }
 
 /// What a command leaves to be sent.
@@ -42,6 +48,15 @@ pub struct Entry {
     pub info: &'static Info,
     /// Parses the arguments, runs the command and sends its result; an error is left to dispatch.
     pub serve: fn(&Request, &Call<'_>, Answer<'_>) -> Result<(), Error>,
+    /// See [`Run::is_immediate`].
+    pub is_immediate: fn(&Request, &Agent) -> bool,
+}
+
+impl Entry {
+    /// Whether it may run on the thread that reads.
+    pub fn is_immediate(&self, request: &Request, agent: &Agent) -> bool {
+        self.info.rules.immediate && (self.is_immediate)(request, agent)
+    }
 }
 
 /// Runs a command. One that only looks, as its name says, has seen all there is, or fails; what another one has done stays
@@ -61,6 +76,7 @@ macro_rules! family {
                 answer.send($crate::dispatch::handler::run(command, call)?, call);
                 Ok(())
             },
+            is_immediate: <$command as $crate::dispatch::handler::Run>::is_immediate,
         }),+]
     };
 }

@@ -83,7 +83,11 @@ fn serve(agent: &Agent, entry: &Entry, request: &Request, replies: &ReplyWriter)
     let answer = Answer::new(replies, request.id(), rules.delimited, rules.success_response);
     // What may run while frozen may be the way out: others must not keep it out.
     let running = if rules.while_frozen { &agent.stuck_ways_out } else { &agent.stuck };
-    let _admitted = if rules.immediate { None } else { Some(running.admit(entry.info.name, replies.silenced())?) };
+    let _admitted = if entry.is_immediate(request, agent) {
+        None
+    } else {
+        Some(running.admit(entry.info.name, replies.silenced())?)
+    };
     let guarded = catch_unwind(AssertUnwindSafe(|| (entry.serve)(request, &call, answer)));
     guarded.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());

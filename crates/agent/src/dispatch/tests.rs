@@ -56,7 +56,7 @@ fn heard(replies: ReplyWriter, mut ours: UnixStream) -> String {
 #[test]
 fn a_panicking_command_answers_an_error_and_the_next_one_is_served() {
     let (agent, replies, ours) = agent();
-    let entry = Entry { info: &Ping::INFO, serve: |_, _, _| panic!("on purpose") };
+    let entry = Entry { info: &Ping::INFO, serve: |_, _, _| panic!("on purpose"), is_immediate: |_, _| true };
     let request = request(r#"{"execute":"guest-ping","id":1}"#);
     let error = serve(&agent, &entry, &request, &replies).unwrap_err();
     assert_eq!(error.desc, "guest-ping failed inside the agent: on purpose");
@@ -72,7 +72,7 @@ fn a_command_that_fails_in_the_middle_of_its_reply_leaves_the_next_line_whole() 
         answer.send_piece();
         Err(Error::new("gone wrong"))
     };
-    let entry = Entry { info: &Ping::INFO, serve: serve_half };
+    let entry = Entry { info: &Ping::INFO, serve: serve_half, is_immediate: |_, _| true };
     let request = request(r#"{"execute":"guest-ping"}"#);
     let error = serve(&agent, &entry, &request, &replies).unwrap_err();
     replies.send_error(error.class, &error.desc, None);
@@ -106,6 +106,7 @@ fn a_command_whose_success_is_not_answered_says_nothing() {
     };
     let (agent, replies, ours) = agent();
     let entry = Entry {
+        is_immediate: |_, _| true,
         info: &SILENT,
         serve: |_, call, answer| {
             answer.send(qga_protocol::Nothing {}.into(), call);

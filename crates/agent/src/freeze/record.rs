@@ -144,9 +144,13 @@ pub fn kill(path: &Path) {
     {
         return;
     }
-    if let Ok(group) = getpgid(Some(oldest))
-        && group != getpgrp()
+    let group = getpgid(Some(oldest)).ok().filter(|group| *group != getpgrp());
+    if group.is_none()
+        && let Some(process) = &process
     {
+        let _ = pidfd_send_signal(process, Signal::CONT);
+    }
+    if let Some(group) = group {
         let _ = kill_process_group(group, Signal::KILL);
         let started = Instant::now();
         while look(path) == Told::Runs && started.elapsed() < KILL_PATIENCE {

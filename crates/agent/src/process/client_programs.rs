@@ -181,6 +181,11 @@ impl Programs {
         self.lock().held.budget()
     }
 
+    /// Whether it is a program of this agent's whose result nobody has fetched.
+    pub fn knows(&self, pid: i32) -> bool {
+        self.lock().known.contains_key(&pid)
+    }
+
     /// How a program is doing. A result is handed over once. `None` for an unknown program.
     pub fn status(&self, pid: i32) -> Option<Status> {
         let mut table = self.lock();

@@ -18,6 +18,7 @@ use rustix::thread::Pid;
 
 use crate::agent::Agent;
 use crate::dispatch;
+use crate::dispatch::handler::Entry;
 use crate::limits::memory_budget::Hold;
 use crate::session::progress::{self, Progress, STUCK, TICK, Watch};
 use crate::session::reader::{Arrival, Reader};
@@ -239,7 +240,8 @@ impl Queue {
         if info.is_some_and(|info| info.rules.ends_freeze && self.agent.why_not(info).is_none()) {
             let _ = self.agent.freezer.note_thaw_wish();
         }
-        if info.is_none_or(|info| info.rules.immediate) && self.is_idle() {
+        let is_immediate = |entry: &Entry| entry.is_immediate(&asked.request, &self.agent);
+        if asked.entry.is_none_or(is_immediate) && self.is_idle() {
             dispatch::answer(&self.agent, asked.entry, &asked.request, &self.replies);
             return None;
         }

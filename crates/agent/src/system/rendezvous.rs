@@ -48,6 +48,15 @@ pub fn come(path: &Path, patience: Duration) -> io::Result<OwnedFd> {
     if is_of_same_user(&socket) { Ok(socket) } else { Err(Errno::PERM.into()) }
 }
 
+/// As [`come`], and does not wait at all, neither here nor in what is done with the socket. `EAGAIN` if others wait there.
+pub fn come_at_once(path: &Path) -> io::Result<OwnedFd> {
+    let (_directory, address) = address(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &address)?;
+    if is_of_same_user(&socket) { Ok(socket) } else { Err(Errno::PERM.into()) }
+}
+
 /// Whether the process at the other end is the same user's.
 pub fn is_of_same_user(socket: &OwnedFd) -> bool {
     sockopt::socket_peercred(socket).is_ok_and(|other| other.uid == rustix::process::geteuid())

@@ -21,9 +21,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, Signal};
@@ -32,6 +32,8 @@ use self::messages::{Answer, bytes, numbers, receive, send};
 use crate::process::child::{self, Child, Exit};
 use crate::process::kept_output::Output;
 use crate::process::kept_output::Status;
+use crate::system::blocking::BlockingThreads;
+use crate::system::error::{Error, cause_text};
 use crate::system::rendezvous;
 
 /// What the socket files begin with; the keeper's process id follows.
@@ -42,14 +44,21 @@ const MEETINGS_MAX: usize = 64;
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
 /// How long one whose agent is gone may take to answer.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
-/// After how long no further one is asked: they answer within a moment, unless the machine stands still.
-const ALL_ANSWERS_PATIENCE: Duration = Duration::from_secs(10);
+/// How long nothing is looked at while they are asked.
+const ASK_PAUSE: Duration = Duration::from_millis(50);
+/// Most keepers of earlier agents beside which an agent starts one of its own. Each has programs or their results.
+const KEEPERS_MAX: usize = 16;
+/// How long the start of one may take.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an agent that ends waits until the keeper has taken over.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 /// Messages after which the keeper is to take them, long before the socket is full.
 const MESSAGES_LEFT_MAX: usize = 32;
 /// Pipes that a program may leave behind.
 const PIPES_EACH: usize = 2;
+
+/// To start one is to execute the agent's own file, which may be on a file system that hangs.
+static STARTS: BlockingThreads = BlockingThreads::new("starting a keeper", 1, 1);
 
 static STATE: Mutex<State> =
     Mutex::new(State { is_on: false, directory: None, running: None, next: 0, has_warned: false });
@@ -102,8 +111,8 @@ pub fn turn_on(directory: Option<&Path>) {
 /// Tells the keeper of a program that is about to start. `None` if there can be no keeper, which is logged: then the
 /// program may die of a closed pipe if the agent ends before it.
 pub fn expect(outputs: [Option<BorrowedFd<'_>>; 2]) -> Option<Ward> {
-    let mut state = state();
-    let keeper = state.running()?.process.pid();
+    let mut state = with_keeper();
+    let keeper = state.running.as_ref()?.process.pid();
     let number = state.next;
     state.next += 1;
     let present = outputs.map(|output| i32::from(output.is_some()));
@@ -159,8 +168,8 @@ impl Ward {
 
 /// Has a pipe emptied, for as long as somebody writes to it.
 pub fn empty(pipe: &OwnedFd) {
-    let mut state = state();
-    if state.running().is_some() {
+    let mut state = with_keeper();
+    if state.running.is_some() {
         state.tell(&bytes(b'L', 0, &[]), &[pipe.as_fd()], true);
     }
 }
@@ -207,9 +216,10 @@ pub struct Unfetched<'a> {
 
 /// Leaves everything to the keeper, and waits until it has taken over. To be called last: no program is started after it.
 pub fn take_over<'a>(unfetched: impl Iterator<Item = Unfetched<'a>>) {
-    let mut state = state();
+    let mut unfetched = unfetched.peekable();
+    let mut state = if unfetched.peek().is_some() { with_keeper() } else { state() };
     for Unfetched { pid, exit, output } in unfetched {
-        if state.running().is_none() {
+        if state.running.is_none() {
             break;
         }
         let number = state.next;
@@ -238,28 +248,39 @@ pub fn take_over<'a>(unfetched: impl Iterator<Item = Unfetched<'a>>) {
     std::mem::forget(state);
 }
 
-impl State {
-    /// The keeper, started if there is none.
-    fn running(&mut self) -> Option<&mut Running> {
-        if !self.is_on {
-            return None;
-        }
-        if self.running.is_none() {
-            match Running::start(self.directory.as_deref()) {
-                Ok(running) => (self.running, self.has_warned) = (Some(running), false),
-                Err(error) if !self.has_warned => {
-                    self.has_warned = true;
-                    log::warn!(
-                        "cannot start the process that keeps programs alive when the agent ends ({error}): programs may \
-                         die of a closed pipe then, and so may those that they leave behind"
-                    );
-                }
-                Err(_) => {}
-            }
-        }
-        self.running.as_mut()
+/// The state with a keeper, which is started if there is none; without one if that is not possible, or not in time. The
+/// state is not held while it starts: all programs and signals would wait for it.
+fn with_keeper() -> MutexGuard<'static, State> {
+    let known = state();
+    if !known.is_on || known.running.is_some() {
+        return known;
     }
+    let directory = known.directory.clone();
+    drop(known);
+    let started = STARTS.run("keeper", START_PATIENCE, move || Running::start(directory.as_deref()));
+    let mut state = state();
+    let failed = match started {
+        // Of two that were started at once one is let go.
+        Ok(Ok(running)) => {
+            if state.running.is_none() {
+                (state.running, state.has_warned) = (Some(running), false);
+            }
+            return state;
+        }
+        Ok(Err(error)) => cause_text(&error),
+        Err(not_done) => not_done.to_string(),
+    };
+    if state.running.is_none() && !state.has_warned {
+        state.has_warned = true;
+        log::warn!(
+            "cannot start the process that keeps programs alive when the agent ends ({failed}): programs may die of a \
+             closed pipe then, and so may those that they leave behind"
+        );
+    }
+    state
+}
 
+impl State {
     fn tell(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>], at_once: bool) {
         let Some(running) = &mut self.running else { return };
         let told = send(&running.socket, bytes, descriptors, SendFlags::empty());
@@ -281,6 +302,14 @@ impl State {
 
 impl Running {
     fn start(directory: Option<&Path>) -> io::Result<Self> {
+        if let Some(directory) = directory {
+            let others = meetings(directory).iter().filter(|(path, _)| !is_gone(path)).count();
+            if others >= KEEPERS_MAX {
+                return Err(io::Error::other(format!(
+                    "{others} of earlier agents still have programs that run, or processes left by them: end some"
+                )));
+            }
+        }
         let (socket, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(SEND_PATIENCE))?;
@@ -310,28 +339,72 @@ impl Running {
     }
 }
 
-/// What keepers of earlier agents know of a program.
-pub fn ask(pid: i32) -> Option<Status> {
+/// What keepers of earlier agents know of a program. All are asked at once, so that one that stands still delays nobody who
+/// asks for another one's program.
+///
+/// # Errors
+/// Some of them do not answer, so that it is not known.
+pub fn ask(pid: i32) -> Result<Option<Status>, Error> {
     let (directory, own) = {
         let state = state();
-        (state.directory.clone()?, state.running.as_ref().map(|running| running.process.pid()))
+        let own = state.running.as_ref().map(|running| running.process.pid());
+        let Some(directory) = state.directory.clone() else { return Ok(None) };
+        (directory, own)
     };
-    let begun = Instant::now();
-    meetings(&directory).into_iter().find_map(|(path, keeper)| {
-        if Some(keeper) == own || begun.elapsed() > ALL_ANSWERS_PATIENCE {
-            return None;
-        }
-        ask_one(&path, pid).ok().flatten()
-    })
+    let mut unasked = meetings(&directory);
+    unasked.retain(|(_, keeper)| Some(*keeper) != own);
+    ask_all(unasked, pid)
 }
 
-fn ask_one(path: &Path, pid: i32) -> io::Result<Option<Status>> {
-    let socket = rendezvous::come(path, ANSWER_PATIENCE)?;
+fn ask_all(mut unasked: Vec<(PathBuf, Pid)>, pid: i32) -> Result<Option<Status>, Error> {
     let mut question = vec![b'?'];
     question.extend_from_slice(&pid.to_le_bytes());
-    send(&socket, &question, &[], SendFlags::empty())?;
-    let answer = receive(&socket, RecvFlags::empty())?.and_then(messages::Packet::answer);
-    Ok(match answer {
+    let mut asked: Vec<(OwnedFd, Pid)> = Vec::new();
+    let mut waited = Duration::ZERO;
+    loop {
+        unasked.retain(|(path, keeper)| match rendezvous::come_at_once(path) {
+            Ok(socket) => {
+                if send(&socket, &question, &[], SendFlags::DONTWAIT).is_ok() {
+                    asked.push((socket, *keeper));
+                }
+                false
+            }
+            // Others are there.
+            Err(error) => error.raw_os_error() == Some(Errno::AGAIN.raw_os_error()),
+        });
+        let mut known = None;
+        asked.retain(|(socket, _)| match receive(socket, RecvFlags::DONTWAIT) {
+            Err(error) if error.raw_os_error() == Some(Errno::AGAIN.raw_os_error()) => true,
+            Ok(Some(packet)) if known.is_none() => {
+                known = status_of(packet, socket).unwrap_or_default();
+                false
+            }
+            Ok(_) | Err(_) => false,
+        });
+        if known.is_some() || (asked.is_empty() && unasked.is_empty()) {
+            return Ok(known);
+        }
+        // Counted and not taken from the clock: a pause of the machine is one step.
+        if waited >= ANSWER_PATIENCE {
+            let silent = asked.iter().map(|(_, keeper)| *keeper).chain(unasked.iter().map(|(_, keeper)| *keeper));
+            let silent: Vec<String> = silent.map(|keeper| keeper.to_string()).collect();
+            return Err(Error::new(format!(
+                "cannot ask for PID {pid}: what keeps programs of an earlier agent does not answer within {} s (process {}: \
+                 is it stopped?)",
+                ANSWER_PATIENCE.as_secs(),
+                silent.join(", ")
+            )));
+        }
+        let mut polled: Vec<PollFd<'_>> = asked.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::IN)).collect();
+        let pause = Timespec::try_from(ASK_PAUSE).ok();
+        if !matches!(poll(&mut polled, pause.as_ref()), Ok(1..)) {
+            waited += ASK_PAUSE;
+        }
+    }
+}
+
+fn status_of(packet: messages::Packet, socket: &OwnedFd) -> io::Result<Option<Status>> {
+    Ok(match packet.answer() {
         None | Some(Answer::Unknown) => None,
         Some(Answer::Running) => Some(Status::Running),
         Some(Answer::Ended(exit, streams)) => {
@@ -344,7 +417,7 @@ fn ask_one(path: &Path, pid: i32) -> io::Result<Option<Status>> {
             });
             let outputs = [out?, err?];
             // It keeps the result until it hears this.
-            send(&socket, b"k", &[], SendFlags::empty())?;
+            send(socket, b"k", &[], SendFlags::empty())?;
             Some(Status::Ended(exit, outputs))
         }
     })
@@ -352,17 +425,15 @@ fn ask_one(path: &Path, pid: i32) -> io::Result<Option<Status>> {
 
 /// Removes the socket files of keepers that are gone.
 pub fn tidy(directory: &Path) {
-    let begun = Instant::now();
-    for (path, _) in meetings(directory) {
-        // Those that stand still are left to the next start.
-        if begun.elapsed() > ALL_ANSWERS_PATIENCE {
-            break;
-        }
-        let refused = Some(Errno::CONNREFUSED.raw_os_error());
-        if rendezvous::come(&path, ANSWER_PATIENCE).is_err_and(|error| error.raw_os_error() == refused) {
-            let _ = std::fs::remove_file(&path);
-        }
+    for (path, _) in meetings(directory).into_iter().filter(|(path, _)| is_gone(path)) {
+        let _ = std::fs::remove_file(path);
     }
+}
+
+/// Whether nobody listens at a socket file any more.
+fn is_gone(path: &Path) -> bool {
+    let refused = Some(Errno::CONNREFUSED.raw_os_error());
+    rendezvous::come_at_once(path).is_err_and(|error| error.raw_os_error() == refused)
 }
 
 /// The socket files of keepers, and the process id of each. The directory may be one in which everybody can lay files:

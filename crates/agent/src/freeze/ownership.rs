@@ -8,11 +8,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 
 use crate::system::error::{Error, cause_text};
+use crate::system::own_file;
 
 /// The lock. Nothing else of this process may open the file: closing it anywhere would give the lock up.
 #[derive(Debug)]
@@ -27,6 +28,10 @@ pub enum NotOwned {
     Other(Option<i32>),
     /// The lock cannot be asked for.
     Failed(io::Error),
+}
+
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
 }
 
 /// The pauses between two tries to get what another process has.
@@ -48,17 +53,22 @@ pub fn retry(mut is_done: impl FnMut() -> bool) {
 impl Ownership {
     /// Takes the lock, if nobody else has it.
     pub fn take(lock: &Path, marker: &Path) -> Result<Self, NotOwned> {
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
         let mut options = File::options();
-        options.read(true).write(true).mode(0o600).custom_flags(flags);
-        let file = match options.open(lock) {
+        options.read(true).write(true).mode(0o600);
+        let mut opened = own_file::open(&mut options, lock);
+        if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) && !is_there(marker) {
+            // Another user has laid it there: whoever holds it is no agent.
+            let _ = std::fs::remove_file(lock);
+            opened = own_file::open(&mut options, lock);
+        }
+        let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // On a frozen file system to make it would wait for the thaw. It is missing beside a state file of an agent
                 // of another version alone.
-                if marker.symlink_metadata().is_ok() {
+                if is_there(marker) {
                     return Ok(Self { _file: None });
                 }
-                options.create(true).open(lock)
+                own_file::open(options.create(true), lock)
             }
             opened => opened,
         };
@@ -129,6 +139,24 @@ mod tests {
         drop(other.stdin.take());
         other.wait().unwrap();
         Ownership::take(&lock, &marker).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_another_user_has_laid_there_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let (lock, marker) = (directory.path().join("lock"), directory.path().join("marker"));
+        let other = directory.path().join("other");
+        std::fs::write(&other, "kept").unwrap();
+        std::os::unix::fs::symlink(&other, &lock).unwrap();
+        drop(Ownership::take(&lock, &marker).unwrap());
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "kept");
+        assert!(lock.symlink_metadata().unwrap().is_file());
+        if rustix::process::geteuid().is_root() {
+            std::fs::write(&lock, "").unwrap();
+            std::os::unix::fs::chown(&lock, Some(12345), None).unwrap();
+            Ownership::take(&lock, &marker).unwrap();
+            assert_eq!(std::os::unix::fs::MetadataExt::uid(&lock.metadata().unwrap()), 0);
+        }
     }
 
     #[test]

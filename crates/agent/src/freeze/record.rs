@@ -15,9 +15,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use qga_sys::spawn::Mark;
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpgid, getpgrp, kill_process_group, pidfd_open, pidfd_send_signal};
+
+use crate::system::own_file;
 
 /// How often it is looked whether a hook has ended that another agent has started.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -82,11 +84,8 @@ impl Record {
 
 /// What an earlier agent's record tells.
 pub fn look(path: &Path) -> Told {
-    let mut options = File::options();
-    let Ok(file) = options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32).open(path)
-    else {
-        return Told::Nothing;
-    };
+    // One that another user has laid there and holds would have this agent wait for nothing.
+    let Ok(file) = own_file::open(File::options().read(true), path) else { return Told::Nothing };
     if flock(&file, FlockOperation::NonBlockingLockShared).is_err() {
         return Told::Runs;
     }
@@ -112,7 +111,8 @@ pub fn wait(path: &Path, patience: Duration) -> Told {
 /// Ends a hook that does not end: its process group is the one of the oldest process that has the record open, for what it
 /// has started is younger.
 pub fn kill(path: &Path) {
-    let Ok(record) = path.metadata() else { return };
+    let record = own_file::open(File::options().read(true), path).and_then(|file| file.metadata());
+    let Ok(record) = record else { return };
     let holds = |pid: &i32| {
         let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         files

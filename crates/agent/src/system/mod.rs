@@ -12,6 +12,7 @@ pub mod log;
 pub mod mounts;
 #[cfg(target_os = "linux")]
 pub mod netlink;
+pub mod own_file;
 pub mod rendezvous;
 pub mod root;
 pub mod state_directory;

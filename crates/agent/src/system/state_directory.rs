@@ -10,11 +10,11 @@
 use crate::system::error::StartFailure;
 use crate::system::error::cause_text;
 use crate::system::key_file::KeyFile;
+use crate::system::own_file;
 use crate::system::whole_file;
-use rustix::fs::OFlags;
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// The first handle ever given out.
@@ -93,12 +93,8 @@ impl State {
     fn stored_handle(&self) -> Result<Option<i64>, String> {
         let path = self.counter_file();
         let read = || -> io::Result<Vec<u8>> {
-            // A state directory may be one like /tmp, where anybody can lay a FIFO or a link.
-            let without_waiting = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
-            let file = std::fs::File::options().read(true).custom_flags(without_waiting).open(&path)?;
-            if !file.metadata()?.is_file() {
-                return Err(io::Error::other("not a regular file"));
-            }
+            // A state directory may be one like /tmp, where anybody can lay a FIFO, a link, or a file.
+            let file = own_file::open(std::fs::File::options().read(true), &path)?;
             let mut bytes = Vec::new();
             file.take(MAX_STATE_BYTES + 1).read_to_end(&mut bytes)?;
             if bytes.len() as u64 > MAX_STATE_BYTES {
@@ -183,6 +179,12 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, directory.path().join("qga.state"), fifo, rustix::fs::Mode::RUSR, 0)
             .unwrap();
         assert_eq!(State::open(directory.path()).unwrap().next_handle().unwrap(), 1000);
+        if rustix::process::geteuid().is_root() {
+            std::fs::remove_file(directory.path().join("qga.state")).unwrap();
+            std::fs::write(directory.path().join("qga.state"), "[global]\nfd_counter=2000\n").unwrap();
+            std::os::unix::fs::chown(directory.path().join("qga.state"), Some(12345), None).unwrap();
+            assert_eq!(State::open(directory.path()).unwrap().next_handle().unwrap(), 1000);
+        }
     }
 
     #[test]

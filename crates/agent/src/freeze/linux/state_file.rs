@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,9 @@ use rustix::fs::OFlags;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::freeze::machine::{HookState, Phase};
+use crate::system::error::cause_text;
 use crate::system::mounts::{DeviceNumber, unescape};
+use crate::system::own_file;
 use crate::system::root::Root;
 use crate::system::whole_file;
 
@@ -105,12 +107,18 @@ pub fn look(root: &Root, path: &Path) -> Found {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut options = File::options();
-    let file = options.read(true).custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32).open(path)?;
     // The directory may be one in which everybody can lay files. What is obeyed here has programs run.
-    if file.metadata()?.uid() != rustix::process::geteuid().as_raw() {
-        log::warn!("'{}' belongs to another user: it says nothing of a freeze of this agent's", path.display());
-        return Err(io::ErrorKind::NotFound.into());
+    let file = match own_file::open(File::options().read(true), path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            log::warn!("'{}' says nothing of a freeze of this agent's: {}", path.display(), cause_text(&error));
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        opened => opened?,
+    };
+    // That it is there is believed all the same: to believe it costs less than not to.
+    if own_file::is_writable_by_others(&file)? {
+        log::warn!("'{}' may have been written by others than its owner: what it says is not obeyed", path.display());
+        return Ok(Vec::new());
     }
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(file, MARKER_BYTES_MAX), &mut bytes)?;
@@ -354,6 +362,12 @@ mod tests {
         assert_eq!(look(&root, &path), Found::Ours(example()));
         Marker { boot_id: "b0".to_owned(), ..example() }.create(&path).unwrap();
         assert_eq!(look(&root, &path), Found::Stale);
+        // Anybody may have written to it: it says that something is frozen, and no more.
+        example().create(&path).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o622)).unwrap();
+        assert_eq!(look(&root, &path), Found::Unknown);
+        assert!(Marker::open(&path).is_none());
+        fs::remove_file(&path).unwrap();
         // The original's.
         fs::write(&path, "").unwrap();
         assert_eq!(look(&root, &path), Found::Unknown);

@@ -50,7 +50,7 @@ impl Code {
             Self::Failed => {
                 "several targets failed for different reasons, a copy left something out, or a question was answered with no"
             }
-            Self::Usage => "the command line is wrong, or the target is no target",
+            Self::Usage => "the command line or the name of a target is wrong",
             Self::NoSuchThing => "no such target; no such file or program in the guest",
             Self::NotReached => "the agent is not reached: nobody listens, not running, no port, not installed",
             Self::Refused => "the agent does not have the command, or refuses it: blocked, or the guest is frozen",
@@ -58,7 +58,7 @@ impl Code {
             Self::Full => "a disk is full, in the guest or here",
             Self::HostFailed => "reading or writing failed on this side",
             Self::TryAgain => "no answer, connection lost, held by another client, changed meanwhile: try again",
-            Self::NotUnderstood => "what came makes no sense: probably no guest agent",
+            Self::NotUnderstood => "the reply is not of this protocol: probably no guest agent",
             Self::NotPermitted => "this user may not, or another user may have put the socket there",
             Self::TimeLimit => "the time limit ended the program (exec, freeze --run)",
             Self::Stopped => "stopped from the keyboard or by a signal",

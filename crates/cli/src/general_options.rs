@@ -45,7 +45,7 @@ pub struct General {
 /// A time that is some time: no time at all would be no wait, or none without an end.
 pub fn parse_wait(text: &str) -> Result<Duration, String> {
     parse_duration(text)
-        .and_then(|wait| if wait.is_zero() { Err("it must be more than nothing".to_owned()) } else { Ok(wait) })
+        .and_then(|wait| if wait.is_zero() { Err("it must be longer than 0".to_owned()) } else { Ok(wait) })
 }
 
 fn parse_jobs(text: &str) -> Result<usize, String> {

@@ -114,7 +114,7 @@ fn expand(text: &str) -> Result<Selection> {
         if targets.is_empty() {
             return Err(Failure::told(
                 Code::NoSuchThing,
-                format!("no agent is like {text:?}"),
+                format!("no agent matches {text:?}"),
                 "'qga targets' lists those that are found.",
             ));
         }

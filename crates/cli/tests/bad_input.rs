@@ -21,7 +21,7 @@ fn a_target_that_is_none_is_told_why() {
     let target = |name: &str| place(&directory, name);
     run(&target("none"), ["ping"]).failed(66, "No such file or directory");
     run("tcp:host:1", ["ping"]).failed(64, "\"tcp\" is none of unix");
-    run(&target("*.sock"), ["ping"]).failed(66, "no agent is like");
+    run(&target("*.sock"), ["ping"]).failed(66, "no agent matches");
     drop(UnixListener::bind(target("left")).unwrap());
     run(&target("left"), ["ping"]).failed(69, "refused");
     let _silent = UnixListener::bind(target("silent")).unwrap();
@@ -93,7 +93,7 @@ fn the_command_line_is_checked_before_anything_is_sent() {
     let agent = Scripted::start();
     let target = agent.target();
     run(&target, ["nothing"]).failed(64, "unrecognized");
-    run(&target, ["cp", "a", "b"]).failed(64, "no side is in the guest");
+    run(&target, ["cp", "a", "b"]).failed(64, "neither path is in the guest");
     run(&target, ["cp", "a", "b", ":/c"]).failed(64, "is no directory of the guest");
     run(&target, ["raw", "nonsense"]).failed(64, "no JSON");
     run(&target, ["call", "guest-sync", "--id", "x"]).failed(64, "no whole number");

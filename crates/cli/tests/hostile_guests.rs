@@ -3,9 +3,11 @@
 
 mod stage;
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 use stage::scripted::{Answer, Scripted};
-use stage::{Ended, run, wait};
+use stage::{Ended, run, run_with_input, wait};
 
 /// Steers a terminal, ends lines, turns the direction of reading and hides.
 const HOSTILE: &str = "a\x1b[2J\x1b]0;t\x07\r\nb | forged\t\u{9b}1m\u{202e}c\u{200b}\u{2028}d";
@@ -47,6 +49,19 @@ fn guest(directory: &tempfile::TempDir, name: &str) -> Scripted {
     ] {
         agent = said(agent, command, value);
     }
+    for command in [
+        "guest-set-user-password",
+        "guest-set-time",
+        "guest-suspend-ram",
+        "guest-suspend-disk",
+        "guest-ssh-add-authorized-keys",
+        "guest-exec",
+    ] {
+        agent = agent.answering(command, Answer::Error(HOSTILE));
+    }
+    agent = agent.answering("guest-set-vcpus", Answer::Value(json!(1)));
+    let switched = json!([{ "phys-index": 0, "response": HOSTILE }]);
+    agent = agent.answering("guest-set-memory-blocks", Answer::Value(switched));
     agent.answering("guest-file-open", Answer::Error("Command has been disabled: the command is not allowed"))
 }
 
@@ -83,6 +98,7 @@ fn no_command_lets_a_guest_steer_the_terminal() {
     let both = format!("{},{}", guests[0].target(), guests[1].target());
     let raw = r#"{"execute": "guest-get-host-name", "id": "x"}"#;
     let copies = format!("{}/copies/", directory.path().display());
+    let mut visited: Vec<String> = Vec::new();
     for command in [
         &["ping"][..],
         &["info"],
@@ -112,15 +128,89 @@ fn no_command_lets_a_guest_steer_the_terminal() {
         &["ls", "/"],
         &["cat", "/x\x1b[2J"],
         &["cp", ":/x\x1b[2J", &copies],
+        &["--yes", "time", "--set", "@1"],
+        &["--yes", "cpus", "--offline", "0"],
+        &["--yes", "memory", "--offline", "0"],
+        &["passwd", "--stdin", "u\x1b[2J"],
+        &["ssh-key", "add", "u\x1b[2J", "ssh-ed25519 AAAA x"],
+        &["--yes", "suspend"],
+        &["--yes", "suspend", "disk"],
+        &["--yes", "halt"],
+        &["shell"],
+        &["top", "-n", "1"],
     ] {
+        let words: Vec<&str> = command.iter().copied().filter(|word| !word.starts_with('-')).collect();
+        visited.extend([words[0].to_owned(), words[..words.len().min(2)].join(" ")]);
         let what = command.join(" ");
         for form in [&["--timeout", "5"][..], &["--timeout", "5", "--color", "always"], &["--timeout", "5", "--json"]] {
             let arguments = [form, command].concat();
-            look(&run(&guests[0].target(), &arguments), &what);
-            look(&run(&both, &arguments), &what);
+            look(&run_with_input(&guests[0].target(), &arguments, b"x\n"), &what);
+            look(&run_with_input(&both, &arguments, b"x\n"), &what);
         }
     }
-    look(&run(&guests[0].target(), ["top", "-n", "1"]), "top");
+    let virsh = directory.path().join("virsh");
+    // The list has a name a line.
+    let name = HOSTILE.replace("\r\n", "");
+    std::fs::write(&virsh, format!("#!/bin/sh\nprintf '%s\\n' '{name}'\n")).unwrap();
+    std::fs::set_permissions(&virsh, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for form in [&["targets"][..], &["--json", "targets"], &["--color", "always", "targets"], &["--all", "ping"]] {
+        let listed: Ended = stage::command().env("QGA_VIRSH", &virsh).args(form).output().unwrap().into();
+        assert!(listed.text().contains("libvirt:") || listed.stderr.contains("targets"), "{listed:?}");
+        look(&listed, "targets");
+    }
+    visited.push("targets".to_owned());
+
+    // What says nothing of a guest.
+    let about_qga = ["completions", "man", "help"];
+    for group in [&[][..], &["ssh-key"]] {
+        let missing: Vec<String> = subcommands(group)
+            .into_iter()
+            .filter(|name| !about_qga.contains(&name.as_str()))
+            .filter(|name| !visited.contains(&[group, &[name.as_str()]].concat().join(" ")))
+            .collect();
+        assert!(missing.is_empty(), "this test does not visit {group:?} {missing:?}");
+    }
+}
+
+/// The commands that the help lists, which clap makes from the definition.
+fn subcommands(group: &[&str]) -> Vec<String> {
+    let help: Ended = stage::command().args(group).arg("--help").output().unwrap().into();
+    let help = help.good();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // Names stand two columns in; the lines of a long description further.
+    let names = listed.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+    let names: Vec<String> = names.filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect();
+    assert!(names.len() > 2, "{help}");
+    names
+}
+
+#[test]
+fn what_succeeds_with_hostile_names_shows_them_written_out() {
+    let Some(guest) = stage::Guest::start() else { return };
+    // A program's output is passed on as it is, so it is one that says nothing by itself.
+    let tree = guest.path("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join(HOSTILE), "content\n").unwrap();
+    let (here, there) = (guest.text("tree"), guest.text("copied"));
+    let (file, back) = (format!("{here}/{HOSTILE}"), guest.text("back"));
+    for form in [&[][..], &["--color", "always"], &["--json"]] {
+        for command in [
+            &["exec", "true", HOSTILE][..],
+            &["exec", "--at-end", "true", HOSTILE],
+            &["cp", &here, &format!(":{there}")],
+            &["cp", "-c", &file, &format!(":{there}")],
+            &["cp", &format!(":{there}"), &back],
+            &["cp", "-c", &format!(":{file}"), &back],
+            &["ls", &here],
+        ] {
+            let ended = guest.qga([form, command].concat());
+            look(&ended, &format!("{command:?}"));
+            assert_eq!(ended.code, Some(0), "{command:?}: {ended:?}");
+        }
+        for made in [&there, &back] {
+            std::fs::remove_dir_all(made).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -199,7 +199,8 @@ fn read_keys(named: &[String]) -> Result<Vec<String>> {
         ));
     }
     if keys.is_empty() {
-        return Err(Failure::usage("there is no key in what was named"));
+        let places: Vec<&str> = named.iter().map(|name| if name == "-" { "standard input" } else { name }).collect();
+        return Err(Failure::usage(format!("no key found in {}", places.join(", "))));
     }
     Ok(keys)
 }

@@ -319,7 +319,7 @@ fn no_guest(paths: &[String]) -> Failure {
         }
         None => "A path in the guest has a colon in front: qga cp notes.txt :/root/".to_owned(),
     };
-    Failure::told(Code::Usage, "no side is in the guest", advice)
+    Failure::told(Code::Usage, "neither path is in the guest", advice)
 }
 
 /// A directory for each target: its short name, where that is one. No two are the same, and none leads elsewhere, whatever

@@ -455,7 +455,7 @@ fn holds(frozen: &mut Frozen<'_>, target: &Target) -> Result<()> {
         Ok(false) => Err(Failure::told(
             Code::TryAgain,
             format!("{target} thawed before the command had ended"),
-            "What the command has made of it is not consistent; make it anew, and faster.",
+            "What the command has made of it is not consistent; take it again, and faster.",
         )),
         Err(error) => Err(error.into()),
     }

@@ -99,10 +99,10 @@ fn look(visit: &Visit<'_>) -> Seen {
 
 fn report(seen: Seen, visit: &mut Visit<'_>) -> Result<()> {
     let (word, text) = match seen {
-        Seen::Gone => ("gone", "the guest has taken it, and is gone"),
+        Seen::Gone => ("gone", "the guest accepted the command, and is gone"),
         Seen::Asleep => ("asleep", "the guest sleeps"),
-        Seen::Silent => ("silent", "the guest has taken it, and no longer answers"),
-        Seen::Answers => ("answers", "the guest has taken it without an error, and still answers"),
+        Seen::Silent => ("silent", "the guest accepted the command, and no longer answers"),
+        Seen::Answers => ("answers", "the guest accepted the command without an error, and still answers"),
     };
     if visit.page.is_json() {
         return visit.page.json(&json!({ "accepted": true, "seen": word }));

@@ -89,7 +89,7 @@ pub fn parse_moment(text: &str) -> Result<i64, String> {
         small(second)?,
         0,
     )
-    .map_err(|error| format!("there is no such moment: {error}"))?;
+    .map_err(|error| format!("this is no valid time: {error}"))?;
     (utc.unix_time() - offset_seconds).checked_mul(1_000_000_000).ok_or_else(|| WRITE.to_owned())
 }
 

@@ -20,7 +20,7 @@ pub fn from_terminal(user: &str) -> Result<String> {
     let mut terminal = File::options().read(true).write(true).open("/dev/tty").map_err(no_terminal)?;
     let first = ask(&mut terminal, &format!("New password of {user}: "))?;
     let second = ask(&mut terminal, "Again: ")?;
-    if first == second { Ok(first) } else { Err(Failure::usage("the two are not the same; nothing was changed")) }
+    if first == second { Ok(first) } else { Err(Failure::usage("the two passwords differ; nothing was changed")) }
 }
 
 /// The first line.

@@ -98,7 +98,7 @@ impl Write for Timed<'_> {
 fn attend(stream: &TcpStream, general: &General) -> io::Result<()> {
     let path = read_request(Timed::new(stream))?;
     let (status, body) = match path.as_deref().map(|path| path.split('?').next()) {
-        None => ("400 Bad Request", "GET /metrics is understood\n".to_owned()),
+        None => ("400 Bad Request", "only GET /metrics is served\n".to_owned()),
         Some(Some("/metrics")) => ("200 OK", page(general)),
         Some(Some("/")) => ("200 OK", "qga: the measurements are at /metrics\n".to_owned()),
         Some(_) => ("404 Not Found", "there is /metrics\n".to_owned()),

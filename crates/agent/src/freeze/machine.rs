@@ -257,3 +257,7 @@ pub fn recover(marker: Option<(&str, Phase)>, guardian: Option<&str>) -> Recover
 #[cfg(test)]
 #[path = "machine_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "machine_table_tests.rs"]
+mod table_tests;

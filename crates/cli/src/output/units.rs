@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::{Offset, TimeZone};
+
 /// `1.5 GiB`: three digits at least where there are as many.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -46,21 +50,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// `2026-05-01 12:00:00 +02:00`, for an offset from UTC in seconds.
 pub fn moment(unix_seconds: i64, offset_seconds: i32) -> String {
-    let Ok(local) = tz::UtcDateTime::from_timespec(unix_seconds.saturating_add(i64::from(offset_seconds)), 0) else {
-        return format!("@{unix_seconds}");
-    };
-    let (sign, offset) = (if offset_seconds < 0 { '-' } else { '+' }, offset_seconds.unsigned_abs());
-    format!(
-        "{:04}-{:02}-{:02} {:02}:{:02}:{:02} {sign}{:02}:{:02}",
-        local.year(),
-        local.month(),
-        local.month_day(),
-        local.hour(),
-        local.minute(),
-        local.second(),
-        offset / 3600,
-        offset / 60 % 60
-    )
+    // A guest may name any number for either.
+    let shown = Timestamp::from_second(unix_seconds).and_then(|moment| {
+        let zone = TimeZone::fixed(Offset::from_seconds(offset_seconds)?);
+        Ok(moment.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S %:z").to_string())
+    });
+    shown.unwrap_or_else(|_| format!("@{unix_seconds}"))
 }
 
 /// A moment as it is written on the command line, in nanoseconds since 1970: `@SECONDS`, or `2026-05-01T12:00:00Z` with
@@ -74,39 +69,12 @@ pub fn parse_moment(text: &str) -> Result<i64, String> {
         let nanos: i64 = nanos.get(..9).and_then(|nanos| nanos.parse().ok()).ok_or(WRITE)?;
         return whole.checked_mul(1_000_000_000).and_then(|whole| whole.checked_add(nanos)).ok_or_else(|| WRITE.into());
     }
-    let (date, rest) = text.split_once(['T', ' ']).ok_or(WRITE)?;
-    let (time, offset_seconds) = split_offset(rest.trim()).ok_or(WRITE)?;
-    let date = numbers(date, '-').ok_or(WRITE)?;
-    let time = numbers(time, ':').ok_or(WRITE)?;
-    let ([year, month, day], [hour, minute, second]) = (date, time);
-    let small = |number: i64| u8::try_from(number).map_err(|_| WRITE.to_owned());
-    let utc = tz::UtcDateTime::new(
-        i32::try_from(year).map_err(|_| WRITE.to_owned())?,
-        small(month)?,
-        small(day)?,
-        small(hour)?,
-        small(minute)?,
-        small(second)?,
-        0,
-    )
-    .map_err(|error| format!("this is no valid time: {error}"))?;
-    (utc.unix_time() - offset_seconds).checked_mul(1_000_000_000).ok_or_else(|| WRITE.to_owned())
-}
-
-fn split_offset(text: &str) -> Option<(&str, i64)> {
-    if let Some(time) = text.strip_suffix(['Z', 'z']) {
-        return Some((time, 0));
+    if !text.contains(['T', 't', ' ']) {
+        return Err(WRITE.to_owned());
     }
-    let Some(at) = text.find(['+', '-']) else { return Some((text, 0)) };
-    let (time, offset) = text.split_at(at);
-    let (hours, minutes) = offset[1..].split_once(':').unwrap_or((&offset[1..], "0"));
-    let seconds = hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
-    Some((time.trim(), if offset.starts_with('-') { -seconds } else { seconds }))
-}
-
-fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {
-    let numbers: Vec<i64> = text.split(separator).map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    numbers.try_into().ok()
+    let in_utc = || text.parse::<DateTime>().and_then(|time| time.to_zoned(TimeZone::UTC)).map(|time| time.timestamp());
+    let moment = text.parse::<Timestamp>().or_else(|_| in_utc()).map_err(|_| WRITE.to_owned())?;
+    i64::try_from(moment.as_nanosecond()).map_err(|_| "the protocol has times from 1678 to 2262".to_owned())
 }
 
 #[cfg(test)]
@@ -154,13 +122,23 @@ mod tests {
     fn moments_are_read_as_they_are_written() {
         assert_eq!(moment(0, 0), "1970-01-01 00:00:00 +00:00");
         assert_eq!(moment(1_777_629_600, 7200), "2026-05-01 12:00:00 +02:00");
+        assert_eq!(moment(1_777_629_600, -9000), "2026-05-01 07:30:00 -02:30");
+        assert_eq!(moment(i64::MAX, 0), format!("@{}", i64::MAX));
+        assert_eq!(moment(0, i32::MIN), "@0");
         let check = |text, expected: Option<i64>| assert_eq!(parse_moment(text).ok(), expected, "{text}");
         check("@0", Some(0));
         check("@1.5", Some(1_500_000_000));
         check("2026-05-01T12:00:00+02:00", Some(1_777_629_600_000_000_000));
         check("2026-05-01 10:00:00Z", Some(1_777_629_600_000_000_000));
         check("2026-05-01T10:00:00", Some(1_777_629_600_000_000_000));
+        check("2026-05-01T10:00:00.5Z", Some(1_777_629_600_500_000_000));
+        check("2026-05-01T07:30:00-02:30", Some(1_777_629_600_000_000_000));
+        check("2026-05-01T12:00:00+02", Some(1_777_629_600_000_000_000));
         check("2026-13-01T10:00:00", None);
+        check("2026-02-29T10:00:00", None);
+        check("2026-05-01", None);
+        check("2026-05-01T10:00:00+99:00", None);
+        check("9000-01-01T10:00:00Z", None);
         check("noon", None);
     }
 }

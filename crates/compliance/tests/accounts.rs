@@ -378,3 +378,81 @@ fn traps() {
     );
     machines.finish();
 }
+
+/// ANN with a folder of settings of her own, as users keep them under version control, and links to what is in it.
+fn with_links(lines: &str) -> String {
+    format!(
+        "{ANN}; mkdir -m 755 $machine/shared; echo S > $machine/shared/keys; chmod 644 $machine/shared/keys
+        cd $machine/home; mkdir -m 700 dotfiles .ssh; echo A > dotfiles/keys; {lines}
+        chown -hR 61234:61234 $machine/home; cd /"
+    )
+}
+
+#[test]
+fn links_of_users() {
+    let mut machines = Machines::new("links of users");
+    let content = |machine: &Machine, path: &str| {
+        fs::read_to_string(machine.path(path)).map(Value::from).map_err(|error| format!("{path}: {error}"))
+    };
+    let confined = |prepare: String| format!("{prepare}; {CONFINED}");
+    let both = |name: &str, lines: &str| {
+        [
+            (name.to_owned(), with_links(lines)),
+            (format!("{name}, by a confined agent too"), confined(with_links(lines))),
+        ]
+    };
+    for (name, prepare) in both(
+        "a folder of keys that is a link of the user's own",
+        "rmdir .ssh; ln -s dotfiles .ssh; mv dotfiles/keys dotfiles/authorized_keys",
+    ) {
+        machines.case(&name, &prepare, |machine| {
+            expect(machine, "get", &json!({}), &json!({"keys": ["A"]}))?;
+            expect(machine, "add", &json!({"keys": ["B"]}), &json!({}))?;
+            expect(machine, "remove", &json!({"keys": ["A"]}), &json!({}))?;
+            expect(machine, "get", &json!({}), &json!({"keys": ["B"]}))?;
+            same(&json!(machine.path("home/dotfiles/authorized_keys").is_file()), &json!(true))?;
+            same(&json!(machine.path("home/.ssh").is_symlink()), &json!(true))?;
+            expect_own(machine, "home/dotfiles/authorized_keys", 0o600)
+        });
+    }
+    let choice = deviation("a key file behind a link of the user's own is written through");
+    for prepare in both("", "ln -s ../dotfiles/keys .ssh/authorized_keys") {
+        let name = format!("{}{}", choice.case(), prepare.0);
+        machines.case(&name, &prepare.1, |machine| {
+            expect(machine, "get", &json!({}), &json!({"keys": ["A"]}))?;
+            expect(machine, "add", &json!({"keys": ["B"]}), &json!({}))?;
+            expect(machine, "get", &json!({}), &json!({"keys": ["B", "A"]}))?;
+            same(&content(machine, "home/dotfiles/keys")?, &json!(choice.pick(machine.kind, "A\n", "A\nB\n")))?;
+            same(&json!(machine.path(KEY_FILE).is_symlink()), &json!(choice.pick(machine.kind, false, true)))
+        });
+    }
+    for (name, prepare) in both(
+        "a link to a file that the user may only read gives way",
+        "ln -s $machine/shared/keys .ssh/authorized_keys",
+    ) {
+        machines.case(&name, &prepare, |machine| {
+            expect(machine, "get", &json!({}), &json!({"keys": ["S"]}))?;
+            expect(machine, "add", &json!({"keys": ["B"]}), &json!({}))?;
+            expect(machine, "get", &json!({}), &json!({"keys": ["B", "S"]}))?;
+            same(&content(machine, "shared/keys")?, &json!("S\n"))?;
+            expect_own(machine, KEY_FILE, 0o600)
+        });
+    }
+    for (name, prepare) in both("a link that leads nowhere gives way", "ln -s missing/keys .ssh/authorized_keys") {
+        machines.case(&name, &prepare, |machine| {
+            expect(machine, "add", &json!({"keys": ["B"]}), &json!({}))?;
+            expect(machine, "get", &json!({}), &json!({"keys": ["B"]}))?;
+            expect_own(machine, KEY_FILE, 0o600)
+        });
+    }
+    for (name, prepare) in
+        both("another name of the user's own file stays as it is", "ln dotfiles/keys .ssh/authorized_keys")
+    {
+        machines.case(&name, &prepare, |machine| {
+            expect(machine, "add", &json!({"keys": ["B"]}), &json!({}))?;
+            expect(machine, "get", &json!({}), &json!({"keys": ["B", "A"]}))?;
+            same(&content(machine, "home/dotfiles/keys")?, &json!("A\n"))
+        });
+    }
+    machines.finish();
+}

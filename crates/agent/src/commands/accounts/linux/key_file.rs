@@ -3,7 +3,8 @@
 //! With the user's rights the kernel refuses what the user may not do. With the agent's own, every step is one name below
 //! a directory that is open and was looked at ([`walk`](super::walk)): written is only into directories of the user's, or
 //! of root's where the user put nothing in the way; read is only what the user may read, or what lies where nobody but
-//! root can put anything. In either case what is opened is looked at before it is read, opening never waits, and what
+//! root can put anything. Links are followed and stay: root's, and the user's own as far as the user could follow them. One
+//! that leads to where the user may not write gives way to a file, as with QEMU's agent. In either case what is opened is looked at before it is read, opening never waits, and what
 //! is written has its content, owner, mode and label before it has its name.
 
 use std::ffi::{OsStr, OsString};
@@ -14,14 +15,15 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags, fgetxattr, fsetxattr, fstat, openat, statat,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, PROC_SUPER_MAGIC, Stat, Uid, XattrFlags, fgetxattr, fsetxattr, fstat,
+    fstatfs, openat, statat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::as_user::{Rights, Turn};
 use super::users::Account;
-use super::walk::{Walk, is_roots, symbolic_link};
+use super::walk::{Links, Walk, is_roots, symbolic_link};
 use crate::limits::memory_budget::{Budget, Hold};
 use crate::system::root::Root;
 
@@ -69,6 +71,10 @@ pub struct Place {
     is_roots: bool,
     /// The folder is root's.
     is_in_roots_folder: bool,
+    /// The user may write there, as far as is known.
+    is_of_user: bool,
+    /// The link of the user's that leads there: its folder.
+    link_folder: Option<OwnedFd>,
 }
 
 /// What was found.
@@ -91,6 +97,11 @@ fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         found => found.map(Some),
     }
+}
+
+/// Whether a directory takes no file from this user.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn of_another(what: &str, uid: u32) -> io::Error {
@@ -126,10 +137,18 @@ impl Task<'_> {
         if owner == self.account.uid || walk.is_named_by_root() { Ok(walk) } else { Err(of_another("the home", owner)) }
     }
 
+    /// The way to the home with the user's rights.
+    fn walk_as_user(&self) -> io::Result<Walk> {
+        let mut walk = Walk::start(&self.root.path("/"))?;
+        walk.follow(Links::All);
+        walk.enter(&self.account.home)?;
+        Ok(walk)
+    }
+
     /// Where the file is; nothing if its directory is not there.
     pub fn find(&self) -> io::Result<Option<Place>> {
         match self.rights {
-            Rights::User => if_there(self.open_home().and_then(|home| Place::below(&home))),
+            Rights::User => if_there(self.walk_as_user().and_then(Place::of_user)),
             Rights::Agent => if_there(self.walk_home().and_then(|walk| self.place(walk))),
         }
     }
@@ -139,7 +158,7 @@ impl Task<'_> {
         if let Rights::User = self.rights {
             let home = self.open_home()?;
             rustix::fs::mkdirat(&home, DIRECTORY, Mode::RWXU)?;
-            return Place::below(&home);
+            return Place::of_user(self.walk_as_user()?);
         }
         let walk = self.walk_home()?;
         let home = &walk.here()?.directory;
@@ -187,22 +206,42 @@ impl Task<'_> {
     /// Goes on from the home, and makes sure that the agent's rights can do no harm there.
     fn place(&self, mut walk: Walk) -> io::Result<Place> {
         let links_to_home = walk.links();
+        if !self.is_own() {
+            walk.follow(Links::OfUser { uid: self.account.uid, gid: self.account.gid });
+        }
         walk.enter(Path::new(DIRECTORY))?;
         let folder = walk.here()?;
+        let around_link = rustix::io::fcntl_dupfd_cloexec(&folder.directory, 0)?;
+        let is_led_to_folder = walk.is_led_by_user();
         let (is_users, owner) = (folder.owner == self.account.uid, folder.owner);
         if !is_users && !folder.is_roots && !folder.is_closed && !self.is_own() {
             return Err(of_another(&format!("'{DIRECTORY}'"), owner));
         }
-        let name = walk.file(FILE)?;
+        let name = match walk.file(FILE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && walk.is_led_by_user() && is_users => {
+                let (is_roots, is_in_roots_folder, is_of_user) = (false, false, true);
+                let folder = rustix::io::fcntl_dupfd_cloexec(&around_link, 0)?;
+                let link_folder = Some(around_link);
+                return Ok(Place { folder, name: FILE.into(), is_roots, is_in_roots_folder, is_of_user, link_folder });
+            }
+            found => found?,
+        };
         let is_linked = walk.links() > links_to_home;
         let folder = walk.here()?;
         let is_users = folder.owner == self.account.uid && !self.is_own();
-        if is_linked && !is_users && !folder.is_roots {
+        let is_led = walk.is_led_by_user();
+        if is_led_to_folder && !is_users {
+            return Err(io::Error::other("a symbolic link of the user's leads to a directory of another user's"));
+        }
+        if is_linked && !is_led && !is_users && !folder.is_roots {
             return Err(io::Error::other("a symbolic link leads to where others than root can change files"));
         }
         Ok(Place {
-            is_roots: folder.is_roots,
-            is_in_roots_folder: is_roots(folder.owner) && !self.is_own(),
+            // What a user has named is nobody's word but the user's.
+            is_roots: folder.is_roots && !is_led,
+            is_in_roots_folder: is_roots(folder.owner) && !self.is_own() && !is_led,
+            is_of_user: !is_led || is_users,
+            link_folder: is_led.then_some(around_link),
             folder: rustix::io::fcntl_dupfd_cloexec(&folder.directory, 0)?,
             name,
         })
@@ -218,6 +257,9 @@ impl Task<'_> {
 
     /// The file, if it is there: a plain file, of the user or of root.
     pub fn read(&self, place: &Place) -> io::Result<Option<KeyFile>> {
+        if place.is_nowhere() {
+            return Ok(None);
+        }
         let Some(file) = if_there(self.open(place))? else { return Ok(None) };
         let found = fstat(&file)?;
         match FileType::from_raw_mode(found.st_mode) {
@@ -296,7 +338,25 @@ impl Task<'_> {
             let text = format!("the file would be larger than {} MiB", FILE_BYTES_MAX >> 20);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
-        let (name, file) = place.create()?;
+        match place.create() {
+            // The user may not write there, and what the user wants to have is a file with these keys.
+            Err(error) if is_refusal(&error) && place.link_folder.is_some() => {
+                let link = place.of_link()?;
+                let new = link.create()?;
+                self.put(&link, new, old, bytes)
+            }
+            created => self.put(place, created?, old, bytes),
+        }
+    }
+
+    /// Fills a new file and gives it the name of the old one.
+    fn put(
+        &self,
+        place: &Place,
+        (name, file): (OsString, OwnedFd),
+        old: Option<&KeyFile>,
+        bytes: &[u8],
+    ) -> io::Result<()> {
         let replaced = self.fill(file, bytes, old).and_then(|()| {
             if !self.turn.take() {
                 return Err(Errno::TIMEDOUT.into());
@@ -360,21 +420,59 @@ fn new_name(name: &OsStr) -> OsString {
 }
 
 impl Place {
-    /// The place below a home, with the user's rights.
-    fn below(home: &OwnedFd) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let folder = openat(home, DIRECTORY, flags, Mode::empty()).map_err(|error| {
-            // For a link the kernel says that too.
-            let found = statat(home, DIRECTORY, AtFlags::SYMLINK_NOFOLLOW);
-            let is_link = found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_symlink());
-            if error == Errno::NOTDIR && is_link { symbolic_link(DIRECTORY) } else { error.into() }
-        })?;
-        Ok(Self { folder, name: FILE.into(), is_roots: false, is_in_roots_folder: false })
+    /// Goes on from the home with the user's rights.
+    fn of_user(mut walk: Walk) -> io::Result<Self> {
+        walk.enter(Path::new(DIRECTORY))?;
+        let folder = rustix::io::fcntl_dupfd_cloexec(&walk.here()?.directory, 0)?;
+        let links = walk.links();
+        let name = match walk.file(FILE) {
+            Ok(name) => name,
+            // A link that leads nowhere gives way.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let link_folder = Some(rustix::io::fcntl_dupfd_cloexec(&folder, 0)?);
+                let name = OsString::from(FILE);
+                return Ok(Self {
+                    folder,
+                    name,
+                    is_roots: false,
+                    is_in_roots_folder: false,
+                    is_of_user: true,
+                    link_folder,
+                });
+            }
+            Err(error) => return Err(error),
+        };
+        let here = rustix::io::fcntl_dupfd_cloexec(&walk.here()?.directory, 0)?;
+        if fstatfs(&here)?.f_type as u64 == PROC_SUPER_MAGIC as u64 {
+            // There the agent's own thread finds what is the agent's.
+            return Err(io::Error::other("a symbolic link leads into /proc"));
+        }
+        let link_folder = (walk.links() > links).then_some(folder);
+        Ok(Self { folder: here, name, is_roots: false, is_in_roots_folder: false, is_of_user: true, link_folder })
+    }
+
+    /// Whether it is the place of a link that leads nowhere.
+    fn is_nowhere(&self) -> bool {
+        self.link_folder.is_some()
+            && self.name == FILE
+            && statat(&self.folder, FILE, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_symlink())
+    }
+
+    /// The place of the link that leads there.
+    fn of_link(&self) -> io::Result<Self> {
+        let folder = self.link_folder.as_ref().ok_or(Errno::NOENT)?;
+        let folder = rustix::io::fcntl_dupfd_cloexec(folder, 0)?;
+        let (is_roots, is_in_roots_folder, is_of_user) = (false, false, true);
+        Ok(Self { folder, name: FILE.into(), is_roots, is_in_roots_folder, is_of_user, link_folder: None })
     }
 
     /// A new file beside it, under a name that nobody can know before.
     fn create(&self) -> io::Result<(OsString, OwnedFd)> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if !self.is_of_user {
+            return Err(Errno::ACCESS.into());
+        }
         for _ in 0..ATTEMPTS {
             let name = new_name(&self.name);
             match openat(&self.folder, &name, flags, Mode::RUSR | Mode::WUSR) {

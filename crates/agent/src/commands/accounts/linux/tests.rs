@@ -6,10 +6,13 @@ use crate::system::root::Root;
 use rustix::fs::{FileType, Mode, mknodat};
 use rustix::process::geteuid;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+
+#[path = "link_tests.rs"]
+mod links;
 
 /// A user that no system has.
 const ANN: u32 = 61_234;
@@ -205,28 +208,6 @@ fn what_is_in_the_way_is_named() {
 }
 
 #[test]
-fn a_linked_directory_is_not_followed() {
-    with_each_right(|machine| {
-        symlink(machine.path("/secret"), machine.path("/home/ann/.ssh")).unwrap();
-        machine.expect_refusal("'.ssh' is a symbolic link");
-        assert!(machine.add("A", true).is_err());
-        machine.expect_secret();
-    });
-}
-
-#[test]
-fn a_linked_file_is_not_followed_and_a_reset_replaces_the_link() {
-    with_each_right(|machine| {
-        machine.with_file(None);
-        symlink(machine.path("/secret/authorized_keys"), machine.file()).unwrap();
-        machine.expect_refusal("'authorized_keys' is a symbolic link");
-        machine.add("A", true).unwrap();
-        machine.expect_file("A\n");
-        machine.expect_secret();
-    });
-}
-
-#[test]
 fn nothing_but_a_plain_file_is_opened_for_long() {
     with_each_right(|machine| {
         machine.with_file(None);
@@ -374,59 +355,6 @@ fn make_root(machine: &Machine) {
 }
 
 #[test]
-fn links_of_roots_own_are_written_through() {
-    if !is_root("be root") {
-        return;
-    }
-    let target = "/etc/priv/authorized_keys";
-    for link in ["file", "directory", "home", "nothing yet"] {
-        let machine = Machine::new();
-        make_root(&machine);
-        fs::create_dir(machine.path("/etc/priv")).unwrap();
-        if link != "nothing yet" {
-            fs::write(machine.path(target), "A\n").unwrap();
-        }
-        let ssh = machine.path("/home/ann/.ssh");
-        match link {
-            "directory" => symlink("/etc/priv", &ssh).unwrap(),
-            "home" => {
-                fs::remove_dir(machine.path("/home/ann")).unwrap();
-                fs::create_dir(machine.path("/etc/home")).unwrap();
-                symlink("../etc/home", machine.path("/home/ann")).unwrap();
-                symlink("../priv", machine.path("/etc/home/.ssh")).unwrap();
-            }
-            _ => {
-                fs::create_dir(&ssh).unwrap();
-                symlink(target, ssh.join("authorized_keys")).unwrap();
-            }
-        }
-        machine.add("A", false).unwrap();
-        machine.add("B", false).unwrap();
-        machine.remove("A").unwrap();
-        assert_eq!(fs::read_to_string(machine.path(target)).unwrap(), "B\n", "{link}");
-        assert_eq!(owner_and_mode(&machine.path(target)), (0, 0o600));
-        assert_eq!(machine.get().unwrap(), "B\n");
-        let links = [ssh.clone(), ssh.join("authorized_keys"), machine.path("/home/ann")];
-        let expected = if link == "home" { 2 } else { 1 };
-        assert_eq!(links.iter().filter(|path| path.is_symlink()).count(), expected, "{link}");
-        let names: Vec<_> = fs::read_dir(machine.path("/etc/priv")).unwrap().flatten().collect();
-        assert_eq!(names.len(), 1, "{names:?}");
-        // Not where somebody else could change where it leads, or what is there.
-        for path in ["/etc/priv", "/etc"] {
-            chown(machine.path(path), Some(ANN), None).unwrap();
-            let error = machine.add("C", false).unwrap_err().desc;
-            assert!(error.contains("a symbolic link"), "{link}, {path}: {error}");
-            assert!(machine.get().is_err());
-            assert_eq!(fs::read_to_string(machine.path(target)).unwrap(), "B\n");
-            chown(machine.path(path), Some(0), None).unwrap();
-        }
-        fs::set_permissions(machine.path("/home"), fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(machine.add("C", false).is_err(), "{link}");
-        assert_eq!(fs::read_to_string(machine.path(target)).unwrap(), "B\n");
-    }
-}
-
-#[test]
 fn a_backup_that_shares_roots_key_file_keeps_what_it_has() {
     if !is_root("be root") {
         return;
@@ -441,23 +369,6 @@ fn a_backup_that_shares_roots_key_file_keeps_what_it_has() {
     machine.add("B", false).unwrap();
     assert_eq!(machine.get().unwrap(), "A\nB\n");
     assert_eq!(fs::read_to_string(machine.path("/secret/backup")).unwrap(), "A\n");
-}
-
-#[test]
-fn root_keeps_a_users_keys_elsewhere() {
-    if !is_root("give files away") {
-        return;
-    }
-    with_each_right(|machine| {
-        chown(machine.path("/home/ann"), Some(0), Some(0)).unwrap();
-        fs::create_dir_all(machine.path("/etc/ssh/ann")).unwrap();
-        fs::write(machine.path("/etc/ssh/ann/authorized_keys"), "A\n").unwrap();
-        symlink("/etc/ssh/ann", machine.path("/home/ann/.ssh")).unwrap();
-        machine.add("B", false).unwrap();
-        assert_eq!(machine.get().unwrap(), "A\nB\n");
-        assert_eq!(owner_and_mode(&machine.path("/etc/ssh/ann/authorized_keys")), (0, 0o644));
-        assert!(machine.path("/home/ann/.ssh").is_symlink());
-    });
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Follows a path with the agent's own rights, a name at a time, and knows who could change where it leads.
 //!
 //! A symbolic link is followed where every step up to it, and the link, is root's and nobody else can change them: there
-//! it is root's word. Anywhere else it is somebody's attempt to lead the agent to files that are not theirs. Every
-//! directory on the way is held open, so whatever is renamed meanwhile changes nothing.
+//! it is root's word. Anywhere else it is a user's word ([`Links`]), and leads no further than that user could go: the
+//! kernel sees to that where the walk has the user's rights, and the walk itself where it has the agent's. Links are read
+//! and not handed to the kernel, so those of `/proc` lead where their text says. Every directory on the way is held open,
+//! so whatever is renamed meanwhile changes nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -23,6 +25,17 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// Names in a directory with this bit are changed by their owners alone.
 const STICKY: u32 = 0o1000;
 
+/// Whose links are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Root's, where nobody else can change them.
+    OfRoot,
+    /// Those of this user as well, but only through directories that the user may enter.
+    OfUser { uid: u32, gid: u32 },
+    /// All: the walk has the rights of a user, and no more.
+    All,
+}
+
 /// A directory on the way.
 #[derive(Debug)]
 pub struct Step {
@@ -30,6 +43,8 @@ pub struct Step {
     pub directory: OwnedFd,
     /// The user that it belongs to.
     pub owner: u32,
+    group: u32,
+    mode: u32,
     /// It and everything before it is root's, and nobody else can change what is there.
     pub is_roots: bool,
     /// It is root's and nobody else can change what is in it; somebody may be able to put another in its place.
@@ -41,13 +56,16 @@ pub struct Step {
 pub struct Walk {
     steps: Vec<Step>,
     links: usize,
+    follows: Links,
+    /// Whether a link of somebody else's than root's has been followed.
+    is_led_by_user: bool,
 }
 
 /// What a name is.
 enum Link {
     /// No link.
     None,
-    /// One that somebody else than root may have made.
+    /// One that is not followed.
     OfAnother,
     To(PathBuf),
 }
@@ -68,7 +86,18 @@ impl Step {
         let is_ours = is_roots(found.st_uid);
         let is_closed = is_ours && found.st_mode & WRITABLE_BY_OTHERS == 0;
         let is_safe = is_closed || is_ours && found.st_mode & STICKY != 0;
-        Ok(Self { directory, owner: found.st_uid, is_roots: is_behind_roots && is_safe, is_closed })
+        let is_roots = is_behind_roots && is_safe;
+        Ok(Self { directory, owner: found.st_uid, group: found.st_gid, mode: found.st_mode, is_roots, is_closed })
+    }
+
+    /// Whether the mode lets a user look for names in it.
+    fn can_be_entered_by(&self, uid: u32, gid: u32) -> bool {
+        let bit = match self {
+            _ if self.owner == uid => 0o100,
+            _ if self.group == gid => 0o010,
+            _ => 0o001,
+        };
+        self.mode & bit != 0
     }
 }
 
@@ -86,12 +115,23 @@ impl Walk {
     fn at(path: &Path, is_known: bool) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(path, flags, Mode::empty())?;
-        Ok(Self { steps: vec![Step::new(directory, is_known)?], links: 0 })
+        let steps = vec![Step::new(directory, is_known)?];
+        Ok(Self { steps, links: 0, follows: Links::OfRoot, is_led_by_user: false })
     }
 
     /// The directory that it has come to.
     pub fn here(&self) -> io::Result<&Step> {
         self.steps.last().ok_or_else(|| Errno::NOENT.into())
+    }
+
+    /// From here on these links are followed.
+    pub fn follow(&mut self, links: Links) {
+        self.follows = links;
+    }
+
+    /// Whether a link of somebody else's than root's has been followed.
+    pub fn is_led_by_user(&self) -> bool {
+        self.is_led_by_user
     }
 
     /// How many links have been followed.
@@ -146,6 +186,12 @@ impl Walk {
             return Err(Errno::NAMETOOLONG.into());
         }
         let step = Step::new(directory, here.is_roots)?;
+        if let Links::OfUser { uid, gid } = self.follows
+            && self.is_led_by_user
+            && !here.can_be_entered_by(uid, gid)
+        {
+            return Err(Errno::ACCESS.into());
+        }
         self.steps.push(step);
         Ok(None)
     }
@@ -161,8 +207,14 @@ impl Walk {
             return Ok(Link::None);
         }
         if !(here.is_roots && is_roots(found.st_uid)) {
-            return Ok(Link::OfAnother);
+            match self.follows {
+                Links::OfUser { uid, gid } if found.st_uid == uid && here.can_be_entered_by(uid, gid) => {}
+                Links::All => {}
+                _ => return Ok(Link::OfAnother),
+            }
+            self.is_led_by_user = true;
         }
+        let here = self.here()?;
         let target = readlinkat(&here.directory, name, Vec::new())?;
         self.links += 1;
         if self.links > LINKS_MAX {
@@ -219,7 +271,7 @@ mod tests {
         let walk = || Walk::start(root.path()).unwrap();
         let mut to_c = walk();
         to_c.enter(Path::new("/a/relative/../../../c/.")).unwrap();
-        assert!(came_to(&to_c, &root.path().join("c")) && to_c.here().unwrap().is_roots);
+        assert!(came_to(&to_c, &root.path().join("c")) && to_c.here().unwrap().is_roots && !to_c.is_led_by_user());
         let mut to_file = walk();
         to_file.enter(Path::new("a")).unwrap();
         assert_eq!(to_file.file("absolute").unwrap(), "file");

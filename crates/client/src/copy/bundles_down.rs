@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use super::below::Below;
 use super::bundle::{FULL_BYTES, OVERHEAD_BYTES, Packed, SMALL_BYTES, unpack};
 use super::bundles_up::chunks;
+use super::data_map::has_holes;
 use super::download::local;
 use super::holes::Sparse;
 use super::partial::Partial;
@@ -67,7 +68,9 @@ pub(super) type Links = Vec<(PathBuf, Vec<u8>)>;
 impl Packing {
     /// Whether a file can travel in an archive.
     pub(super) fn takes(&self, file: &GuestFile) -> bool {
+        // What has holes comes alone, so that they do not travel.
         let is_small = match file.kind {
+            FileKind::File if has_holes(file.size, file.allocated_bytes) => false,
             FileKind::File => file.size <= SMALL_BYTES && (self.is_gnu || file.links == 1),
             FileKind::Link => true,
             _ => false,
@@ -278,7 +281,14 @@ mod tests {
                     owner: String::new(),
                     group: String::new(),
                     modified_seconds: 0,
+                    modified_nanoseconds: 0,
+                    accessed_seconds: 0,
                     links: 1,
+                    owner_id: 0,
+                    group_id: 0,
+                    allocated_bytes: size,
+                    identity: (1, 2),
+                    device: (0, 0),
                     stamp: String::new(),
                 };
                 let mut wanted = Wanted::default();

@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use super::bundle::{Bundle, SMALL_BYTES};
+use super::data_map::has_holes;
 use super::download::{local, sum_up};
 use super::place::flags;
 use super::tree::{CHANGED, TreeReport};
@@ -269,7 +270,7 @@ impl Entry {
 
     /// What has holes goes alone as well, so that it keeps them.
     fn is_small(&self) -> bool {
-        let has_holes = self.there.len() > 64 << 10 && self.there.blocks() * 512 < self.there.len() / 2;
+        let has_holes = has_holes(self.there.len(), self.there.blocks() * 512);
         self.there.is_file() && self.there.len() <= SMALL_BYTES && !has_holes
     }
 

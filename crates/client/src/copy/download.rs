@@ -11,7 +11,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::holes::Sparse;
+use super::data_map::DataMap;
+use super::holes::{Run, Sparse};
 use super::partial::Partial;
 use super::place::{Destination, Place, flags};
 use super::source::{MOST_OF_AN_UNSIZED_FILE, Patient};
@@ -27,6 +28,8 @@ pub(super) struct Original {
     pub(super) size: u64,
     pub(super) mode: Option<u32>,
     pub(super) stamp: Option<String>,
+    /// Where it has data, if that is known.
+    pub(super) map: Option<DataMap>,
 }
 
 impl<T: Transport> Agent<T> {
@@ -97,7 +100,7 @@ impl<T: Transport> Agent<T> {
                 let handle = self.open(guest, "r")?;
                 let size = self.seek(handle, SeekFrom::End(0));
                 let size = self.close_after(handle, size)?;
-                return Ok(Original { size, mode: None, stamp: None });
+                return Ok(Original { size, mode: None, stamp: None, map: None });
             }
             Err(error) => return Err(error),
         };
@@ -105,7 +108,8 @@ impl<T: Transport> Agent<T> {
             let what = if file.kind == FileKind::Directory { "a directory" } else { "no regular file" };
             return Err(Error::Guest { act: format!("copy {guest} from the guest"), cause: format!("it is {what}") });
         }
-        Ok(Original { size: file.size, mode: Some(file.mode), stamp: Some(file.stamp) })
+        let map = self.data_map(guest, &file, &format!("copy {guest} from the guest"))?;
+        Ok(Original { size: file.size, mode: Some(file.mode), stamp: Some(file.stamp), map })
     }
 
     fn download_to(
@@ -124,11 +128,21 @@ impl<T: Transport> Agent<T> {
             file.set_len(resumed_at).map_err(|source| local(act, source))?;
         }
         let mut sparse = Sparse::new(file, resumed_at);
-        let copied_bytes = self.read_original(guest, original, resumed_at, act, on_progress, &mut |bytes| {
+        let copied_bytes = self.read_original(guest, original, resumed_at, act, on_progress, &mut |run| {
             if options.verify {
-                hash.update(bytes);
+                each_piece(&run, &mut |bytes| {
+                    hash.update(bytes);
+                    Ok(())
+                })?;
             }
-            if partial.is_direct { file.write_all(bytes) } else { sparse.write(bytes) }
+            match run {
+                _ if partial.is_direct => each_piece(&run, &mut |bytes| file.write_all(bytes)),
+                Run::Data(bytes) => sparse.write(bytes),
+                Run::Zeros(zeros) => {
+                    sparse.pass_over(zeros);
+                    Ok(())
+                }
+            }
         })?;
         if !partial.is_direct {
             sparse.finish().map_err(|source| local(act, source))?;
@@ -159,7 +173,9 @@ impl<T: Transport> Agent<T> {
         };
         let mut go_on = || is_wanted.get();
         let mut patient = Patient { file, go_on: &mut go_on };
-        let bytes = self.read_original(guest, original, 0, act, &mut heard, &mut |bytes| patient.write_all(bytes))?;
+        let bytes = self.read_original(guest, original, 0, act, &mut heard, &mut |run| {
+            each_piece(&run, &mut |bytes| patient.write_all(bytes))
+        })?;
         Ok(Copied { bytes, resumed_at: 0, sha256: None })
     }
 
@@ -171,9 +187,13 @@ impl<T: Transport> Agent<T> {
         from: u64,
         act: &str,
         on_progress: OnProgress<'_>,
-        take: crate::file::Take<'_>,
+        take: TakeRun<'_>,
     ) -> Result<u64, Error> {
         let handle = self.open(guest, "r")?;
+        if let Some(map) = &original.map {
+            let read = self.read_mapped(handle, guest, original.size, map, from, act, on_progress, take);
+            return self.close_after(handle, read);
+        }
         let mut copied_bytes = from;
         // Files that the kernel makes up, as those of /proc, say that they are empty.
         let is_sized = original.size > 0;
@@ -186,7 +206,7 @@ impl<T: Transport> Agent<T> {
                 if copied_bytes > most {
                     return Err(stopped());
                 }
-                take(bytes)?;
+                take(Run::Data(bytes))?;
                 let progress = Progress { path: guest, copied_bytes, total_bytes: original.size.max(copied_bytes) };
                 if on_progress(progress).is_break() { Err(stopped()) } else { Ok(()) }
             })
@@ -201,6 +221,44 @@ impl<T: Transport> Agent<T> {
             }
         }
         Err(Error::Changed { path: guest.to_owned() })
+    }
+
+    /// As [`read_original`](Self::read_original), of a file of which only these parts have data. That it has not changed
+    /// meanwhile is for the caller to see.
+    #[expect(clippy::too_many_arguments, reason = "all of one transfer")]
+    fn read_mapped(
+        &mut self,
+        handle: i64,
+        guest: &str,
+        size: u64,
+        map: &DataMap,
+        from: u64,
+        act: &str,
+        on_progress: OnProgress<'_>,
+        take: TakeRun<'_>,
+    ) -> Result<u64, Error> {
+        let mut at = from;
+        let piece_bytes = self.capacity().read_bytes as u64;
+        let mut hear = |copied_bytes| {
+            let progress = Progress { path: guest, copied_bytes, total_bytes: size };
+            if on_progress(progress).is_break() { Err(local(act, stopped())) } else { Ok(()) }
+        };
+        for &(start, bytes) in map.iter().filter(|(start, bytes)| start + bytes > from) {
+            let end = start + bytes;
+            at = pass_over(at, start, act, &mut hear, take)?;
+            self.seek(handle, SeekFrom::Start(at))?;
+            while at < end {
+                let piece = self.read_piece(handle, (end - at).min(piece_bytes) as usize)?;
+                let data = &piece.buf_b64.0;
+                if data.is_empty() || data.len() as u64 > end - at {
+                    return Err(Error::Changed { path: guest.to_owned() });
+                }
+                take(Run::Data(data)).map_err(|source| local(act, source))?;
+                at += data.len() as u64;
+                hear(at)?;
+            }
+        }
+        pass_over(at, size, act, &mut hear, take)
     }
 
     fn compare(&mut self, guest: &str, partial: &Path, bytes: u64, hash: Sha256) -> Result<String, Error> {
@@ -232,6 +290,46 @@ impl<T: Transport> Agent<T> {
         }
         *hash = so_far;
         Ok(bytes)
+    }
+}
+
+/// Takes what a file holds.
+type TakeRun<'a> = &'a mut dyn FnMut(Run<'_>) -> io::Result<()>;
+
+/// As many zeros are passed over at once: in between the caller is asked whether to go on.
+const MOST_ZEROS: u64 = 64 << 20;
+
+/// Hands on the zeros of a hole; returns where it ends.
+fn pass_over(
+    mut at: u64,
+    end: u64,
+    act: &str,
+    hear: &mut dyn FnMut(u64) -> Result<(), Error>,
+    take: TakeRun<'_>,
+) -> Result<u64, Error> {
+    while at < end {
+        let zeros = (end - at).min(MOST_ZEROS);
+        take(Run::Zeros(zeros as usize)).map_err(|source| local(act, source))?;
+        at += zeros;
+        hear(at)?;
+    }
+    Ok(at)
+}
+
+/// The bytes of a run, piece by piece.
+fn each_piece(run: &Run<'_>, take: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    match run {
+        Run::Data(bytes) => take(bytes),
+        Run::Zeros(zeros) => {
+            let mut left = *zeros;
+            while left > 0 {
+                let size = left.min(ZEROS.len());
+                take(&ZEROS[..size])?;
+                left -= size;
+            }
+            Ok(())
+        }
     }
 }
 

@@ -80,6 +80,11 @@ impl<'a> Sparse<'a> {
         Ok(())
     }
 
+    /// Leaves so many zeros out.
+    pub(super) fn pass_over(&mut self, zeros: usize) {
+        self.position += zeros as u64;
+    }
+
     /// Gives the file its size, which a hole at the end has not.
     pub(super) fn finish(self) -> io::Result<u64> {
         self.file.set_len(self.position)?;

@@ -21,6 +21,7 @@ mod below;
 mod bundle;
 mod bundles_down;
 mod bundles_up;
+mod data_map;
 mod download;
 mod holes;
 mod names;

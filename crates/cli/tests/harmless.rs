@@ -168,6 +168,22 @@ fn a_copy_can_keep_everything_and_says_what_it_cannot() {
 }
 
 #[test]
+fn a_way_to_name_a_guest_that_scp_has_is_answered_with_ours() {
+    for (paths, advice) in [
+        (["web:/x", "."], "qga -t web cp :/x ."),
+        (["notes.txt", "web:"], "qga -t web cp notes.txt :"),
+        (["web:/a b", "."], "qga -t web cp"),
+    ] {
+        let output = command().arg("cp").args(paths).output().unwrap();
+        let ended = stage::Ended::from(output);
+        assert_eq!(ended.text(), "");
+        ended.failed(64, advice);
+    }
+    let output = command().args(["cp", "a", "b"]).output().unwrap();
+    stage::Ended::from(output).failed(64, "has a colon in front");
+}
+
+#[test]
 fn trees_are_copied_and_what_cannot_be_is_named() {
     let Some(guest) = Guest::start() else { return };
     fs::create_dir_all(guest.path("tree/inner")).unwrap();

@@ -284,3 +284,49 @@ fn a_reader_that_leaves_ends_even_a_program_that_does_not_want_to() {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.trim())).unwrap_or_default();
     assert!(status.is_empty() || status.contains("State:\tZ"), "{status}");
 }
+
+/// A guest with one file, which comes slowly.
+fn slow_guest(socket: &std::path::Path) -> Scripted {
+    const PIECES: usize = 60;
+    let record = format!("//81a4 {} 17 1 8 512 9,a\nroot\nroot\n/x\n", 3 * PIECES);
+    let said = json!({ "exited": true, "exitcode": 0, "out-data": encode(record.as_bytes()) });
+    let left = std::sync::atomic::AtomicUsize::new(PIECES);
+    Scripted::start_at(socket)
+        .answering("guest-exec", Answer::Value(json!({ "pid": 7 })))
+        .answering("guest-exec-status", Answer::Value(said))
+        .answering("guest-file-open", Answer::Value(json!(1000)))
+        .answering(
+            "guest-file-read",
+            Answer::from_fn(move |_| {
+                thread::sleep(std::time::Duration::from_millis(30));
+                let left = left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+                Answer::Value(json!({ "count": 3, "buf-b64": "YWJj", "eof": left <= 1 }))
+            }),
+        )
+}
+
+fn encode(bytes: &[u8]) -> String {
+    serde_json::to_value(qga_protocol::base64::Base64(bytes.to_vec())).unwrap().as_str().unwrap().to_owned()
+}
+
+#[test]
+fn copies_of_several_targets_have_a_line_of_progress_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    let _guests = ["one.sock", "two.sock", "three.sock", "four.sock"].map(|name| slow_guest(&place(name)));
+    let targets = |one, other| format!("{},{}", place(one).display(), place(other).display());
+    let to = directory.path().join("copies");
+    let arguments = ["cp", ":/x", to.to_str().unwrap()];
+    let seat = Seat::start(&targets("one.sock", "two.sock"), &arguments);
+    seat.shows("one  /x");
+    seat.shows("two  /x");
+    let shown = Arc::clone(&seat.shown);
+    assert_eq!(seat.end(), Some(0));
+    until("it is summed up", || String::from_utf8_lossy(&shown.lock().unwrap()).contains("2 targets"));
+    for name in ["one/x", "two/x"] {
+        assert_eq!(fs::read(to.join(name)).unwrap(), b"abc".repeat(60), "{name}");
+    }
+    // A pipe is no place for it.
+    let ended = run(&targets("three.sock", "four.sock"), arguments);
+    assert!(ended.code == Some(0) && !ended.stderr.contains('%') && !ended.stderr.contains('\u{1b}'), "{ended:?}");
+}

@@ -8,8 +8,9 @@ use qga_protocol::Command;
 use qga_protocol::exec::Exec;
 
 use crate::agent::Agent;
+use crate::copy::{local, stopped};
 use crate::error::Error;
-use crate::program::{Exit, Output};
+use crate::program::{Exit, Output, Program, Waited};
 use crate::transport::Transport;
 
 /// What a file is.
@@ -50,22 +51,10 @@ pub struct GuestFile {
     pub group: String,
     /// When it was written last, in seconds since 1970.
     pub modified_seconds: i64,
-    /// The time of that within the second, in nanoseconds, where the guest's `stat` tells it.
-    pub modified_nanoseconds: u32,
-    /// When it was read last, in seconds since 1970.
-    pub accessed_seconds: i64,
     /// How many names it has.
     pub links: u64,
-    /// Number of the owner.
-    pub owner_id: u32,
-    /// Number of the group.
-    pub group_id: u32,
     /// Bytes that it takes on its disk; less than its size where it has holes.
     pub allocated_bytes: u64,
-    /// Which file it is: number of the file system and inode. Two names of one file have the same.
-    pub identity: (u64, u64),
-    /// Major and minor number of a device; 0 of what is none.
-    pub device: (u32, u32),
     /// Inode and times as the guest writes them: differs when the file was changed in between.
     pub stamp: String,
 }
@@ -89,7 +78,7 @@ impl fmt::Display for GuestFile {
 /// Fields of `stat`; owner and group have lines of their own, because there are names with blanks (`domain users`). A
 /// path cannot hold what begins a record, two slashes, unless it was given with them; so any name can be told from the
 /// next record.
-const RECORD: &str = "//%f %s %Y %h %u %g %b %B %d %t %T %X %i,%y,%z\n%U\n%G\n%n";
+const RECORD: &str = "//%f %s %Y %h %b %B %i,%y,%z\n%U\n%G\n%n";
 
 impl<T: Transport> Agent<T> {
     /// Looks at one file; a link is followed if asked for.
@@ -106,6 +95,16 @@ impl<T: Transport> Agent<T> {
     /// The files in a directory, unsorted, or all files below it, in an order in which a directory stands before what is
     /// in it. The directory itself is left out.
     pub fn list_directory(&mut self, path: &str, with_all_below: bool) -> Result<Vec<GuestFile>, Error> {
+        self.list_while(path, with_all_below, &mut || true)
+    }
+
+    /// As [`list_directory`](Self::list_directory), and asks now and then whether to go on.
+    pub(crate) fn list_while(
+        &mut self,
+        path: &str,
+        with_all_below: bool,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Vec<GuestFile>, Error> {
         let path = single_slashes(path);
         // A link to a directory is entered, a link inside is not.
         let inside = if path.ends_with('/') { path.clone() } else { format!("{path}/") };
@@ -115,7 +114,7 @@ impl<T: Transport> Agent<T> {
         }
         arguments.extend(["-exec", "stat", "-c", RECORD, "--", "{}", "+"]);
         let patience = if with_all_below { self.patience().tree } else { self.patience().program };
-        let output = self.run_tool_within(patience, "find", &arguments, None, &format!("list {path} in the guest"))?;
+        let output = self.run_tool_within(patience, "find", &arguments, &format!("list {path} in the guest"), go_on)?;
         parse(&output)
     }
 
@@ -135,7 +134,7 @@ impl<T: Transport> Agent<T> {
 
     /// The output of a program that must succeed. `act` names in an error what it was for.
     pub(crate) fn run_tool(&mut self, program: &str, arguments: &[&str], act: &str) -> Result<Vec<u8>, Error> {
-        self.run_tool_within(self.patience().program, program, arguments, None, act)
+        self.run_tool_within(self.patience().program, program, arguments, act, &mut || true)
     }
 
     fn run_tool_within(
@@ -143,12 +142,16 @@ impl<T: Transport> Agent<T> {
         patience: Duration,
         program: &str,
         arguments: &[&str],
-        input: Option<&[u8]>,
         act: &str,
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Vec<u8>, Error> {
-        let Some(output) = self.run_within(program, arguments, input, patience)? else {
-            let cause = format!("{program} has not ended in {} s", patience.as_secs_f64());
-            return Err(Error::Guest { act: act.to_owned(), cause });
+        let output = match self.run_while(&Program::captured(program, arguments, None), patience, go_on)? {
+            Waited::Ended(output) => output,
+            Waited::TooLong => {
+                let cause = format!("{program} has not ended in {} s", patience.as_secs_f64());
+                return Err(Error::Guest { act: act.to_owned(), cause });
+            }
+            Waited::Unwanted => return Err(local(act, stopped())),
         };
         check(act, &output)?;
         if output.stdout_truncated {
@@ -171,9 +174,22 @@ impl<T: Transport> Agent<T> {
         arguments: &[&str],
         act: &str,
     ) -> Result<Option<Vec<u8>>, Error> {
+        self.run_script_while(patience, script, arguments, act, &mut || true)
+    }
+
+    /// As [`run_script_within`](Self::run_script_within), and asks now and then whether to go on. If not, the script is
+    /// ended, and the error is one of [`stopped`].
+    pub(crate) fn run_script_while(
+        &mut self,
+        patience: Duration,
+        script: &str,
+        arguments: &[&str],
+        act: &str,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let mut all = vec!["-c", script, "qga"];
         all.extend(arguments);
-        match self.run_tool_within(patience, "/bin/sh", &all, None, act) {
+        match self.run_tool_within(patience, "/bin/sh", &all, act, go_on) {
             Ok(output) => Ok(Some(output)),
             Err(Error::Agent { command, error })
                 if command == Exec::INFO.name
@@ -184,13 +200,6 @@ impl<T: Transport> Agent<T> {
             }
             Err(error) => Err(error),
         }
-    }
-}
-
-impl<T: Transport> Agent<T> {
-    /// The output of a script that is made of any bytes, as names of files are, and comes to `/bin/sh` as its input.
-    pub(crate) fn run_text(&mut self, script: &[u8], act: &str) -> Result<Vec<u8>, Error> {
-        self.run_tool_within(self.patience().tree, "/bin/sh", &["-s"], Some(script), act)
     }
 }
 
@@ -238,28 +247,12 @@ fn parse(output: &[u8]) -> Result<Vec<GuestFile>, Error> {
 
 fn parse_record(record: &[u8]) -> Option<GuestFile> {
     let mut lines = record.splitn(4, |&byte| byte == b'\n');
-    let mut fields = std::str::from_utf8(lines.next()?).ok()?.splitn(13, ' ');
+    let mut fields = std::str::from_utf8(lines.next()?).ok()?.splitn(7, ' ');
     let owner = String::from_utf8_lossy(lines.next()?).into_owned();
     let group = String::from_utf8_lossy(lines.next()?).into_owned();
     let path = lines.next()?;
     let path = path.strip_suffix(b"\n").unwrap_or(path);
-    let mut field = || fields.next();
-    let mode = u32::from_str_radix(field()?, 16).ok()?;
-    let size = field()?.parse().ok()?;
-    let modified_seconds = field()?.parse().ok()?;
-    let links = field()?.parse().ok()?;
-    let (owner_id, group_id) = (field()?.parse().ok()?, field()?.parse().ok()?);
-    let (blocks, block_bytes): (u64, u64) = (field()?.parse().ok()?, field()?.parse().ok()?);
-    let system = field()?.parse().ok()?;
-    // What is no device has none, and some programs say so by a sign.
-    let number = |text: &str| u32::from_str_radix(text, 16).unwrap_or(0);
-    let device = (number(field()?), number(field()?));
-    let accessed_seconds = field()?.parse().ok()?;
-    let stamp = field()?.to_owned();
-    let mut parts = stamp.split(',');
-    let inode = parts.next()?.parse().ok()?;
-    let fraction = parts.next().and_then(|time| time.split_once('.')).map_or("", |(_, rest)| rest);
-    let digits: String = fraction.chars().take_while(char::is_ascii_digit).chain("000000000".chars()).take(9).collect();
+    let mode = u32::from_str_radix(fields.next()?, 16).ok()?;
     Some(GuestFile {
         path: path.to_vec(),
         kind: match mode >> 12 {
@@ -273,19 +266,16 @@ fn parse_record(record: &[u8]) -> Option<GuestFile> {
             _ => FileKind::Other,
         },
         mode: mode & 0o7777,
-        size,
+        size: fields.next()?.parse().ok()?,
         owner,
         group,
-        owner_id,
-        group_id,
-        modified_seconds,
-        modified_nanoseconds: digits.parse().unwrap_or(0),
-        accessed_seconds,
-        links,
-        allocated_bytes: blocks.saturating_mul(block_bytes),
-        identity: (system, inode),
-        device,
-        stamp,
+        modified_seconds: fields.next()?.parse().ok()?,
+        links: fields.next()?.parse().ok()?,
+        allocated_bytes: {
+            let (blocks, block_bytes): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            blocks.saturating_mul(block_bytes)
+        },
+        stamp: fields.next()?.to_owned(),
     })
 }
 
@@ -295,24 +285,22 @@ mod tests {
 
     #[test]
     fn a_name_with_line_ends_stays_whole() {
-        let output = b"//81a4 5 17 2 0 0 8 512 1 0 0 17 9,x y.25 z,z\nroot\ndomain users\n/a/b\nc\n//a1ff 0 -3 1 5 6 0 512 1 0 0 17 9,a\n0\n0\n/a/\n";
+        let output = b"//81a4 5 17 2 8 512 9,x y,z\nroot\ndomain users\n/a/b\nc\n//a1ff 0 -3 1 0 512 9,a\n0\n0\n/a/\n";
         let files = parse(output).unwrap();
         assert_eq!(files.len(), 2, "{files:?}");
         assert_eq!(files[0].path, b"/a/b\nc");
         assert_eq!((files[0].kind, files[0].size, files[0].mode), (FileKind::File, 5, 0o644));
-        assert_eq!((files[0].stamp.as_str(), files[0].links), ("9,x y.25 z,z", 2));
+        assert_eq!((files[0].stamp.as_str(), files[0].links), ("9,x y,z", 2));
         assert_eq!((files[0].owner.as_str(), files[0].group.as_str()), ("root", "domain users"));
-        assert_eq!((files[0].modified_nanoseconds, files[0].identity), (250_000_000, (1, 9)));
-        assert_eq!((files[0].allocated_bytes, files[0].device), (4096, (0, 0)));
+        assert_eq!(files[0].allocated_bytes, 4096);
         assert_eq!((files[1].kind, files[1].modified_seconds), (FileKind::Link, -3));
-        assert_eq!((files[1].owner_id, files[1].group_id), (5, 6));
     }
 
     #[test]
     fn a_record_that_makes_no_sense_is_no_missing_file() {
         assert_eq!(parse(b"").unwrap(), []);
-        parse(b"//81a4 5 17 1 0 0 8 512 1 0 0 17 9\nroot\nroot\n/a\n//x\nroot\nroot\n/b\n").unwrap_err();
-        parse(b"stat: usage\n//81a4 5 17 1 0 0 8 512 1 0 0 17 9\nroot\nroot\n/a\n").unwrap_err();
+        parse(b"//81a4 5 17 1 8 512 9\nroot\nroot\n/a\n//x\nroot\nroot\n/b\n").unwrap_err();
+        parse(b"stat: usage\n//81a4 5 17 1 8 512 9\nroot\nroot\n/a\n").unwrap_err();
     }
 
     #[test]

@@ -97,6 +97,17 @@ pub struct Output {
     pub stderr_truncated: bool,
 }
 
+/// What came of waiting for a program.
+#[derive(Debug)]
+pub(crate) enum Waited {
+    /// It has ended by itself.
+    Ended(Output),
+    /// It runs still, and is left as it is.
+    TooLong,
+    /// The caller did not want it any more.
+    Unwanted,
+}
+
 impl<T: Transport> Agent<T> {
     /// Runs a program to its end, however long it takes, and returns what it wrote. `input`, if any, is what it reads.
     pub fn run(&mut self, program: &str, arguments: &[&str], input: Option<&[u8]>) -> Result<Output, Error> {
@@ -119,15 +130,39 @@ impl<T: Transport> Agent<T> {
         input: Option<&[u8]>,
         patience: Duration,
     ) -> Result<Option<Output>, Error> {
+        match self.run_while(&Program::captured(program, arguments, input), patience, &mut || true)? {
+            Waited::Ended(output) => Ok(Some(output)),
+            Waited::TooLong | Waited::Unwanted => Ok(None),
+        }
+    }
+
+    /// As [`run_within`](Self::run_within), but asks `go_on` between two looks at the program, which are some 100 ms apart at
+    /// most. A program that is not wanted any more is ended, by SIGKILL if it does not heed SIGTERM.
+    pub(crate) fn run_while(
+        &mut self,
+        program: &Program,
+        patience: Duration,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Waited, Error> {
+        const LONGEST_PAUSE: Duration = Duration::from_millis(100);
         let deadline = Instant::now().checked_add(patience);
-        let pid = self.start_program(&Program::captured(program, arguments, input))?;
-        let mut pauses = self.patience().pauses();
+        let pid = self.start_program(program)?;
+        let mut pauses = self.patience().pauses().at_most(LONGEST_PAUSE);
         loop {
             if let Some(output) = self.program_output(pid)? {
-                return Ok(Some(output));
+                return Ok(Waited::Ended(output));
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(None);
+                return Ok(Waited::TooLong);
+            }
+            if !go_on() {
+                for signal in ["TERM", "KILL"] {
+                    self.signal_program(pid, signal)?;
+                    if self.reap(pid)? {
+                        break;
+                    }
+                }
+                return Ok(Waited::Unwanted);
             }
             thread::sleep(pauses.next(deadline));
         }

@@ -158,17 +158,22 @@ impl<T: Transport> Agent<T> {
             started => started?,
         };
         // Its own result is of no interest: the program may just have ended. But the agent keeps it until it is fetched.
-        self.reap(killer)
+        self.reap(killer).map(|_| ())
     }
 
-    /// Waits for a program that takes a moment, and forgets its result.
-    fn reap(&mut self, pid: i64) -> Result<(), Error> {
+    /// Waits for a program that takes a moment, and forgets its result. Says whether it has ended.
+    pub(crate) fn reap(&mut self, pid: i64) -> Result<bool, Error> {
         let started = Instant::now();
         let mut pauses = self.patience().pauses().at_most(LONGEST_PAUSE);
-        while self.program_output(pid)?.is_none() && started.elapsed() < self.patience().errand {
+        loop {
+            if self.program_output(pid)?.is_some() {
+                return Ok(true);
+            }
+            if started.elapsed() >= self.patience().errand {
+                return Ok(false);
+            }
             pauses.wait();
         }
-        Ok(())
     }
 
     /// `None` where there is no shell.
@@ -437,7 +442,7 @@ impl<T: Transport> Agent<T> {
             Some(removal) => removal,
             None => self.remove_names(&running.base)?,
         };
-        self.reap(removal)
+        self.reap(removal).map(|_| ())
     }
 
     /// Where there is no shell, or none is wanted: output comes at the end.

@@ -172,9 +172,9 @@ fn no_file_is_written_through_a_link_of_an_earlier_copy() {
     std::fs::create_dir(&copy).unwrap();
     std::os::unix::fs::symlink(&victim, copy.join("d")).unwrap();
     let mut agent = with_programs(|program, last| match (program, last) {
-        ("stat", "/t") => said("//41ed 3 17 1 0 0 8 512 1 0 0 17 9,a\nroot\nroot\n/t\n"),
-        ("stat", _) => said("//81a4 3 17 1 0 0 8 512 1 0 0 17 9,a\nroot\nroot\n/t/d/keys\n"),
-        ("find", _) => said("//81a4 3 17 1 0 0 8 512 1 0 0 17 9,a\nroot\nroot\n/t/d/keys\n//a1ff 3 17 1 0 0 8 512 1 0 0 17 9,a\nroot\nroot\n/t/d/link\n"),
+        ("stat", "/t") => said("//41ed 3 17 1 8 512 9,a\nroot\nroot\n/t\n"),
+        ("stat", _) => said("//81a4 3 17 1 8 512 9,a\nroot\nroot\n/t/d/keys\n"),
+        ("find", _) => said("//81a4 3 17 1 8 512 9,a\nroot\nroot\n/t/d/keys\n//a1ff 3 17 1 8 512 9,a\nroot\nroot\n/t/d/link\n"),
         _ => said(""),
     });
     let report = agent.download_tree("/t", &copy, CopyOptions::default(), &mut go_on).unwrap();
@@ -185,7 +185,7 @@ fn no_file_is_written_through_a_link_of_an_earlier_copy() {
 #[test]
 fn a_file_without_an_end_is_not_copied_without_an_end() {
     let host = tempfile::tempdir().expect("a directory");
-    let mut agent = with_programs(|_, _| said("//81a4 30000 17 1 0 0 8 512 1 0 0 17 9,a\nroot\nroot\n/x\n"));
+    let mut agent = with_programs(|_, _| said("//81a4 30000 17 1 8 512 9,a\nroot\nroot\n/x\n"));
     let error = agent.download("/x", &host.path().join("x"), CopyOptions::default(), &mut go_on).unwrap_err();
     assert!(matches!(error, Error::Changed { .. }), "{error}");
     assert_eq!(std::fs::read_dir(host.path()).unwrap().count(), 0);

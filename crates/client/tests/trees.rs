@@ -210,6 +210,17 @@ fn a_file_with_less_in_it_than_its_size_says_is_left_out_and_named() {
 }
 
 #[test]
+fn a_file_of_the_host_that_cannot_be_read_is_left_out_and_named() {
+    let Some(guest) = Guest::start() else { return };
+    let mut agent = guest.connect();
+    let report = copy(&mut agent, true, Path::new("/sys/class/net/lo"), &guest.path("to"), CopyOptions::default());
+    let report = report.unwrap();
+    let is_named = |(path, why): &(PathBuf, String)| path.ends_with("speed") && why.contains("Invalid argument");
+    assert!(report.skipped.iter().any(is_named), "{report:?}");
+    assert!(guest.path("to/statistics").is_dir());
+}
+
+#[test]
 fn a_file_that_grows_ends_no_tree() {
     let Some(guest) = Guest::start() else { return };
     let mut agent = guest.connect();

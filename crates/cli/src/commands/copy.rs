@@ -30,9 +30,26 @@ pub struct Job {
     places: Vec<(Target, String)>,
 }
 
-enum Sources {
+/// The two sides of a copy.
+pub enum Sources {
     ToGuest { host: Vec<PathBuf>, guest: String },
     FromGuest { guest: Vec<String>, host: PathBuf },
+}
+
+/// What is on which side.
+pub fn sides(options: &Copy) -> Result<Sources> {
+    let (last, sources) = options.paths.split_last().ok_or_else(|| Failure::usage("nothing to copy"))?;
+    let guest_sources: Vec<String> = sources.iter().filter_map(|path| guest_path(path)).collect();
+    match guest_path(last) {
+        Some(_) if !guest_sources.is_empty() => {
+            Err(Failure::usage("both sides are in the guest: copy there with exec -- cp"))
+        }
+        Some(guest) => Ok(Sources::ToGuest { host: sources.iter().map(PathBuf::from).collect(), guest }),
+        None if guest_sources.len() == sources.len() => {
+            Ok(Sources::FromGuest { guest: guest_sources, host: PathBuf::from(last) })
+        }
+        None => Err(no_guest(&options.paths)),
+    }
 }
 
 /// What was copied.
@@ -81,18 +98,7 @@ impl Show for Report {
 
 impl Job {
     pub fn new(options: &Copy, selection: &Selection) -> Result<Self> {
-        let (last, sources) = options.paths.split_last().ok_or_else(|| Failure::usage("nothing to copy"))?;
-        let guest_sources: Vec<String> = sources.iter().filter_map(|path| guest_path(path)).collect();
-        let sources = match guest_path(last) {
-            Some(_) if !guest_sources.is_empty() => {
-                return Err(Failure::usage("both sides are in the guest: copy there with exec -- cp"));
-            }
-            Some(guest) => Sources::ToGuest { host: sources.iter().map(PathBuf::from).collect(), guest },
-            None if guest_sources.len() == sources.len() => {
-                Sources::FromGuest { guest: guest_sources, host: PathBuf::from(last) }
-            }
-            None => return Err(no_guest(&options.paths)),
-        };
+        let sources = sides(options)?;
         if selection.is_open && sources.uses_standard_streams() {
             return Err(Failure::usage("the standard streams are for one target, and there may be several"));
         }
@@ -110,7 +116,7 @@ impl Job {
     pub fn run(&self, visit: &mut Visit<'_>) -> Result<()> {
         let started = std::time::Instant::now();
         let mut agent = visit.connect()?;
-        let progress = Progress::new(visit.page.is_alone() && !visit.page.is_json());
+        let progress = Progress::new(!visit.page.is_json(), visit.page.prefix());
         // Not before: who waits for a connection may be ended by the first signal.
         let interrupts = Interrupts::watch()?;
         let mut copying = Copying { job: self, agent: &mut agent, interrupts, progress, report: Report::default() };
@@ -124,11 +130,14 @@ impl Job {
         let Copying { progress, mut report, .. } = copying;
         progress.finish();
         report.seconds = started.elapsed().as_secs_f64();
-        if self.sources.is_to_output() {
-            report.note_skipped(&visit.page);
-        } else {
-            visit.page.report(&report)?;
-        }
+        Progress::aside(|| {
+            if self.sources.is_to_output() {
+                report.note_skipped(&visit.page);
+                Ok(())
+            } else {
+                visit.page.report(&report)
+            }
+        })?;
         // What it was has been said.
         if report.skipped.is_empty() { Ok(()) } else { Err(Failure::Silent(Code::Failed.number())) }
     }

@@ -40,6 +40,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Doctor(options) => doctor::run(&options, &general),
         Command::Metrics(options) => metrics::run(&options, &general),
         command => {
+            // Before an agent is looked for: who names the guest as scp does has none yet, and is to hear how it is done.
+            if let Command::Cp(options) = &command {
+                copy::sides(options)?;
+            }
             let selection = select(&general.targets, general.all)?;
             if let Some(act) = question(&command) {
                 confirm(&act, &selection, &general)?;

@@ -52,6 +52,11 @@ impl Page {
         self.prefix.is_none()
     }
 
+    /// The name in front of this target's lines, where there are several.
+    pub fn prefix(&self) -> Option<&str> {
+        self.prefix.as_deref()
+    }
+
     /// Columns of the terminal that are free for a line.
     pub fn columns(&self) -> usize {
         let prefix = self.prefix.as_ref().map_or(0, |prefix| prefix.len() + 3);

@@ -216,8 +216,10 @@ impl<T: Transport> Agent<T> {
             Err(error) if is_too_large && !error.needs_sync() => return Ok(None),
             read => read?,
         };
+        let bytes = archive.len() as u64;
+        let progress = Progress { path: act, copied_bytes: expected, total_bytes: expected };
         if options.verify
-            && self.guest_sha256(&path, archive.len() as u64)? != Some(hex(Sha256::new_with_prefix(&archive)))
+            && self.guest_sha256(&path, bytes, progress, on_progress)? != Some(hex(Sha256::new_with_prefix(&archive)))
         {
             let detail = "the archive in which its files travel is another one there, or the guest has no sha256sum";
             return Err(Error::Mismatch { path: act.to_owned(), detail: detail.to_owned() });
@@ -231,11 +233,13 @@ impl<T: Transport> Agent<T> {
         top: &str,
         names: impl Iterator<Item = &'a str>,
         act: &str,
+        go_on: &mut dyn FnMut() -> bool,
     ) -> Result<HashMap<Vec<u8>, String>, Error> {
         let mut sums = HashMap::new();
         for names in chunks(names) {
             let arguments = [&[top], names.as_slice()].concat();
-            let said = self.run_script_within(self.patience().tree, SUMS, &arguments, act)?.unwrap_or_default();
+            let said = self.run_script_while(self.patience().tree, SUMS, &arguments, act, go_on)?;
+            let said = said.unwrap_or_default();
             // A name with a line end is written otherwise; its file is copied once more.
             for line in said.split(|&byte| byte == b'\n').filter(|line| line.len() > 66) {
                 let (sum, name) = line.split_at(64);
@@ -281,14 +285,8 @@ mod tests {
                     owner: String::new(),
                     group: String::new(),
                     modified_seconds: 0,
-                    modified_nanoseconds: 0,
-                    accessed_seconds: 0,
                     links: 1,
-                    owner_id: 0,
-                    group_id: 0,
                     allocated_bytes: size,
-                    identity: (1, 2),
-                    device: (0, 0),
                     stamp: String::new(),
                 };
                 let mut wanted = Wanted::default();

@@ -17,7 +17,7 @@ use super::place::flags;
 use super::tree::{CHANGED, TreeReport};
 use super::tree_scripts::{BEGIN_UP, END, MISSING, MODES, PUT};
 use super::upload::is_same;
-use super::{CopyOptions, OnProgress, Progress, explain, hex, names, stopped};
+use super::{CopyOptions, OnProgress, Progress, explain, hex, is_stop, names, stopped};
 use crate::agent::Agent;
 use crate::error::Error;
 use crate::transport::Transport;
@@ -99,7 +99,7 @@ impl<T: Transport> Agent<T> {
         let (top, entries) = walk(host, &mut report).map_err(|source| local(act, source))?;
         let total = entries.iter().filter(|entry| entry.is_small()).map(|entry| entry.there.len()).sum();
         let mut counts = Counts { copied: 0, total };
-        let sums = if options.resume && !stage.is_new { self.sums_of(&entries, stage, act)? } else { HashMap::new() };
+        let sums = if options.resume && !stage.is_new { self.sums_of(&entries, stage, counts.total, act, on_progress)? } else { HashMap::new() };
         let narrow = self.narrow_directories(&top, &entries, stage, options, act)?;
         let mut bundle = Bundle::default();
         report.directories = 1;
@@ -118,9 +118,17 @@ impl<T: Transport> Agent<T> {
                 bundle.link(&entry.name, target.as_os_str().as_bytes());
                 report.links += 1;
             } else {
-                let Some(content) = entry.content()? else {
-                    report.skipped.push((entry.path.clone(), CHANGED.to_owned()));
-                    continue;
+                let content = match entry.content() {
+                    Ok(Some(content)) => content,
+                    Ok(None) => {
+                        report.skipped.push((entry.path.clone(), CHANGED.to_owned()));
+                        continue;
+                    }
+                    // One that may not be read is no reason to leave out the others.
+                    Err(source) => {
+                        report.skipped.push((entry.path.clone(), source.to_string()));
+                        continue;
+                    }
                 };
                 report.files += 1;
                 report.bytes += content.len() as u64;
@@ -167,6 +175,9 @@ impl<T: Transport> Agent<T> {
                     report.bytes += copied.bytes;
                 }
                 Err(Error::Changed { .. }) => report.skipped.push((entry.path.clone(), CHANGED.to_owned())),
+                Err(Error::Local { source, .. }) if !is_stop(&source) => {
+                    report.skipped.push((entry.path.clone(), source.to_string()));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -205,8 +216,10 @@ impl<T: Transport> Agent<T> {
         });
         self.close_after(handle, written)?;
         counts.copied = counts.total.min(before + archive.len() as u64);
+        let bytes = archive.len() as u64;
+        let progress = Progress { path: &stage.top, copied_bytes: counts.copied, total_bytes: counts.total };
         if options.verify
-            && self.guest_sha256(&path, archive.len() as u64)? != Some(hex(Sha256::new_with_prefix(&archive)))
+            && self.guest_sha256(&path, bytes, progress, on_progress)? != Some(hex(Sha256::new_with_prefix(&archive)))
         {
             let detail = "the archive in which its files travel is another one there, or the guest has no sha256sum";
             return Err(Error::Mismatch { path: stage.top.clone(), detail: detail.to_owned() });
@@ -221,10 +234,19 @@ impl<T: Transport> Agent<T> {
     }
 
     /// The sums of what is there already, by name.
-    fn sums_of(&mut self, entries: &[Entry], stage: &Stage, act: &str) -> Result<HashMap<Vec<u8>, String>, Error> {
+    fn sums_of(
+        &mut self,
+        entries: &[Entry],
+        stage: &Stage,
+        total_bytes: u64,
+        act: &str,
+        on_progress: OnProgress<'_>,
+    ) -> Result<HashMap<Vec<u8>, String>, Error> {
+        let progress = Progress { path: &stage.top, copied_bytes: 0, total_bytes };
+        let mut go_on = || on_progress(progress).is_continue();
         let files = entries.iter().filter(|entry| entry.there.is_file());
         let names: Vec<String> = files.filter_map(|entry| String::from_utf8(entry.name.clone()).ok()).collect();
-        self.guest_sums(&stage.top, names.iter().map(String::as_str), act)
+        self.guest_sums(&stage.top, names.iter().map(String::as_str), act, &mut go_on)
     }
 
     /// The directories that this copy makes and that take no files of their owner's, with their modes.
@@ -275,7 +297,7 @@ impl Entry {
     }
 
     /// `None` if it is gone, or changes while it is read.
-    fn content(&self) -> Result<Option<Vec<u8>>, Error> {
+    fn content(&self) -> io::Result<Option<Vec<u8>>> {
         let read = || -> io::Result<Option<Vec<u8>>> {
             let flags = flags(OFlags::NONBLOCK | OFlags::NOFOLLOW);
             let file = File::options().read(true).custom_flags(flags).open(&self.path)?;
@@ -289,7 +311,7 @@ impl Entry {
             let is_whole = content.len() as u64 == before.len() && is_same(&before, &file.metadata()?);
             Ok(is_whole.then_some(content))
         };
-        Ok(unless_gone(read()).map_err(|source| self.unread(&source))?.flatten())
+        Ok(unless_gone(read())?.flatten())
     }
 
     fn unread(&self, source: &io::Error) -> Error {
@@ -309,13 +331,29 @@ fn walk(top: &Path, report: &mut TreeReport) -> io::Result<(Metadata, Vec<Entry>
     let mut entries = Vec::new();
     let mut waiting = vec![(top.to_owned(), Vec::new())];
     while let Some((directory, name)) = waiting.pop() {
-        let mut inside = fs::read_dir(&directory)?.collect::<io::Result<Vec<fs::DirEntry>>>()?;
+        let inside = fs::read_dir(&directory).and_then(Iterator::collect::<io::Result<Vec<fs::DirEntry>>>);
+        let mut inside = match inside {
+            // The directory itself is made, and what is in it is left out.
+            Err(error) if directory.as_path() != top => {
+                report.skipped.push((directory, format!("what is in it cannot be read: {error}")));
+                continue;
+            }
+            inside => inside?,
+        };
         inside.sort_by_key(fs::DirEntry::file_name);
         for entry in inside {
             let path = entry.path();
-            let Some(there) = unless_gone(entry.metadata())? else {
-                report.skipped.push((path, CHANGED.to_owned()));
-                continue;
+            let there = match unless_gone(entry.metadata()) {
+                Ok(Some(there)) => there,
+                Ok(None) => {
+                    report.skipped.push((path, CHANGED.to_owned()));
+                    continue;
+                }
+                // As in a directory that may be listed and not entered.
+                Err(error) => {
+                    report.skipped.push((path, error.to_string()));
+                    continue;
+                }
             };
             let mut name: Vec<u8> = if name.is_empty() { Vec::new() } else { [name.as_slice(), b"/"].concat() };
             name.extend(entry.file_name().into_vec());

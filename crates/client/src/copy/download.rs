@@ -123,7 +123,7 @@ impl<T: Transport> Agent<T> {
     ) -> Result<Copied, Error> {
         let mut hash = Sha256::new();
         let mut file = &partial.file;
-        let resumed_at = if options.resume { self.resumable(file, guest, original.size, &mut hash)? } else { 0 };
+        let resumed_at = if options.resume { self.resumable(file, guest, original.size, &mut hash, on_progress)? } else { 0 };
         if !partial.is_direct {
             file.set_len(resumed_at).map_err(|source| local(act, source))?;
         }
@@ -153,7 +153,7 @@ impl<T: Transport> Agent<T> {
             return Err(Error::Changed { path: guest.to_owned() });
         }
         let shown = &partial.at.shown;
-        let sha256 = if options.verify { Some(self.compare(guest, shown, copied_bytes, hash)?) } else { None };
+        let sha256 = if options.verify { Some(self.compare(guest, shown, copied_bytes, hash, on_progress)?) } else { None };
         Ok(Copied { bytes: copied_bytes, resumed_at, sha256 })
     }
 
@@ -261,9 +261,17 @@ impl<T: Transport> Agent<T> {
         pass_over(at, size, act, &mut hear, take)
     }
 
-    fn compare(&mut self, guest: &str, partial: &Path, bytes: u64, hash: Sha256) -> Result<String, Error> {
+    fn compare(
+        &mut self,
+        guest: &str,
+        partial: &Path,
+        bytes: u64,
+        hash: Sha256,
+        on_progress: OnProgress<'_>,
+    ) -> Result<String, Error> {
         let here = hex(hash);
-        match self.guest_sha256(guest, bytes)? {
+        let progress = Progress { path: guest, copied_bytes: bytes, total_bytes: bytes };
+        match self.guest_sha256(guest, bytes, progress, on_progress)? {
             Some(there) if there == here => Ok(here),
             Some(there) => Err(Error::Mismatch {
                 path: partial.display().to_string(),
@@ -277,14 +285,32 @@ impl<T: Transport> Agent<T> {
     }
 
     /// How much of a partial file is the start of the guest's file: all or nothing. `hash` takes it in.
-    fn resumable(&mut self, mut file: &File, guest: &str, size: u64, hash: &mut Sha256) -> Result<u64, Error> {
+    fn resumable(
+        &mut self,
+        mut file: &File,
+        guest: &str,
+        size: u64,
+        hash: &mut Sha256,
+        on_progress: OnProgress<'_>,
+    ) -> Result<u64, Error> {
         let Ok(bytes) = file.metadata().map(|file| file.len()) else { return Ok(0) };
         if bytes == 0 || bytes > size {
             return Ok(0);
         }
-        let there = self.guest_sha256(guest, bytes)?;
+        let there = self.guest_sha256(
+            guest,
+            bytes,
+            Progress { path: guest, copied_bytes: 0, total_bytes: size },
+            on_progress,
+        )?;
         let mut so_far = Sha256::new();
-        let summed = file.seek(SeekFrom::Start(0)).and_then(|_| sum_up(&mut file, &mut so_far));
+        let mut go_on = || on_progress(Progress { path: guest, copied_bytes: 0, total_bytes: size }).is_continue();
+        let summed = file.seek(SeekFrom::Start(0)).and_then(|_| sum_up_while(&mut file, &mut so_far, &mut go_on));
+        if let Err(error) = summed.as_ref()
+            && super::is_stop(error)
+        {
+            return Err(local(&format!("copy {guest} from the guest"), stopped()));
+        }
         if summed.is_err() || there != Some(hex(so_far.clone())) {
             return Ok(0);
         }
@@ -355,6 +381,15 @@ fn open_through(path: &Path, go_on: &mut dyn FnMut() -> bool) -> io::Result<File
 
 /// Takes all that a reader gives.
 pub(super) fn sum_up(reader: &mut impl Read, hash: &mut Sha256) -> io::Result<u64> {
+    sum_up_while(reader, hash, &mut || true)
+}
+
+/// As [`sum_up`], and asks after each piece whether to go on.
+pub(super) fn sum_up_while(
+    reader: &mut impl Read,
+    hash: &mut Sha256,
+    go_on: &mut dyn FnMut() -> bool,
+) -> io::Result<u64> {
     let mut buffer = vec![0; 256 << 10];
     let mut bytes = 0;
     loop {
@@ -364,9 +399,12 @@ pub(super) fn sum_up(reader: &mut impl Read, hash: &mut Sha256) -> io::Result<u6
         }
         hash.update(&buffer[..size]);
         bytes += size as u64;
+        if !go_on() {
+            return Err(stopped());
+        }
     }
 }
 
-pub(super) fn local(act: &str, source: io::Error) -> Error {
+pub(crate) fn local(act: &str, source: io::Error) -> Error {
     Error::Local { act: act.to_owned(), source }
 }

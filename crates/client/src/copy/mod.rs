@@ -42,6 +42,7 @@ use crate::agent::Agent;
 use crate::error::Error;
 use crate::transport::Transport;
 
+pub(crate) use download::local;
 pub use tree::TreeReport;
 
 /// How a file is copied.
@@ -89,7 +90,7 @@ pub struct Copied {
 }
 
 /// Marks a function's error as the wish of the caller to end, on its way through a transfer.
-fn stopped() -> io::Error {
+pub(crate) fn stopped() -> io::Error {
     io::Error::other(StoppedByCaller)
 }
 
@@ -130,12 +131,21 @@ fn hex(hash: Sha256) -> String {
 }
 
 impl<T: Transport> Agent<T> {
-    /// The SHA-256 of a file's first bytes in the guest; `None` if the guest cannot tell.
-    fn guest_sha256(&mut self, path: &str, bytes: u64) -> Result<Option<String>, Error> {
+    /// The SHA-256 of a file's first bytes in the guest; `None` if the guest cannot tell. `progress` is what the caller
+    /// hears meanwhile, who may end it.
+    fn guest_sha256(
+        &mut self,
+        path: &str,
+        bytes: u64,
+        progress: Progress<'_>,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Option<String>, Error> {
         let script = "head -c \"$2\" <\"$1\" | sha256sum";
         let act = format!("sum {path} up in the guest");
         let patience = self.patience().for_bytes(bytes);
-        let output = match self.run_script_within(patience, script, &[path, &bytes.to_string()], &act) {
+        let mut go_on = || on_progress(progress).is_continue();
+        let arguments = [path, &bytes.to_string()];
+        let output = match self.run_script_while(patience, script, &arguments, &act, &mut go_on) {
             Ok(Some(output)) => output,
             Ok(None) | Err(Error::Guest { .. }) => return Ok(None),
             Err(error) => return Err(error),

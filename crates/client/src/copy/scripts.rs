@@ -34,6 +34,7 @@ case $f in */*) d=${f%/*}/;; *) d=./;; esac
 p=$d$2; o=$d$3
 umask 077; set -C
 if [ "$4" = resume ] && [ -f "$p" ] && [ ! -L "$p" ] && [ -O "$p" ]; then
+trap 'rm -f -- "$o"; exit 1' TERM
 free=$(free "$d")
 { ! [ "$free" -le "$(kib "$p")" ]; } 2>/dev/null && cp -- "$p" "$o" || { rm -f -- "$o"
 echo "No space left on device for a copy of the half file, with which a resumed copy begins" >&2; exit 1; }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 
 use super::below::Below;
 use super::bundles_down::{Links, Listed, Packing, Wanted, explain_tree};
-use super::download::{Original, local, sum_up};
-use super::{CopyOptions, OnProgress, hex};
+use super::download::{Original, local, sum_up_while};
+use super::{CopyOptions, OnProgress, Progress, hex, is_stop};
 use crate::agent::Agent;
 use crate::error::Error;
 use crate::guest_files::{FileKind, GuestFile};
@@ -51,7 +51,9 @@ impl<T: Transport> Agent<T> {
     ) -> Result<TreeReport, Error> {
         let act = format!("copy {guest} from the guest to {}", host.display());
         let top = self.stat_file(guest, true)?;
-        let entries = self.list_directory(guest, true)?;
+        let progress = Progress { path: guest, copied_bytes: 0, total_bytes: 0 };
+        let listed = self.list_while(guest, true, &mut || on_progress(progress).is_continue());
+        let entries = listed.map_err(|error| explain_tree(error, &act))?;
         let packing = self.begin_packing(&act)?;
         let mut tree = Download { guest, top, options, act: &act, report: TreeReport::default(), links: Vec::new() };
         let copied = self.download_entries(&mut tree, &entries, packing.as_ref(), host, on_progress);
@@ -114,8 +116,8 @@ impl<T: Transport> Agent<T> {
             }
         }
         if tree.options.resume {
-            self.leave_out_the_same(tree, &mut below, &mut small)?;
-            self.leave_out_the_same(tree, &mut below, &mut large)?;
+            self.leave_out_the_same(tree, &mut below, &mut small, on_progress)?;
+            self.leave_out_the_same(tree, &mut below, &mut large, on_progress)?;
         }
         if let Some(packing) = packing {
             let mut wanted = Wanted::default();
@@ -231,18 +233,26 @@ impl<T: Transport> Agent<T> {
         tree: &mut Download<'_>,
         below: &mut Below,
         listed: &mut Vec<Listed<'_>>,
+        on_progress: OnProgress<'_>,
     ) -> Result<(), Error> {
+        let total_bytes = listed.iter().map(|listed| listed.file.size).fold(0, u64::saturating_add);
+        let progress = Progress { path: tree.guest, copied_bytes: 0, total_bytes };
+        let mut go_on = || on_progress(progress).is_continue();
         let mut here = HashMap::new();
         for file in listed.iter().filter(|listed| listed.file.kind == FileKind::File) {
             let there = below.place(&file.place).and_then(|place| place.open_there(OFlags::RDONLY));
-            let (Ok(Some(mut there)), Some(name)) = (there, file.place.to_str()) else { continue };
+            let (Ok(Some(there)), Some(name)) = (there, file.place.to_str()) else { continue };
             let is_candidate = there.metadata().is_ok_and(|there| there.len() == file.file.size);
             let mut sum = Sha256::new();
-            if is_candidate && sum_up(&mut there, &mut sum).is_ok() {
-                here.insert(name.to_owned(), hex(sum));
+            match sum_up_while(&mut there.take(if is_candidate { u64::MAX } else { 0 }), &mut sum, &mut go_on) {
+                Ok(_) if is_candidate => {
+                    here.insert(name.to_owned(), hex(sum));
+                }
+                Err(source) if is_stop(&source) => return Err(local(tree.act, source)),
+                _ => {}
             }
         }
-        let sums = self.guest_sums(tree.guest, here.keys().map(String::as_str), tree.act)?;
+        let sums = self.guest_sums(tree.guest, here.keys().map(String::as_str), tree.act, &mut go_on)?;
         listed.retain(|listed| {
             let name = listed.place.to_str().unwrap_or_default();
             let is_same = here.get(name).is_some_and(|here| sums.get(name.as_bytes()) == Some(here));
@@ -301,6 +311,9 @@ impl<T: Transport> Agent<T> {
                             report.files += 1;
                         }
                         Err(Error::Changed { .. }) => report.skipped.push((path, CHANGED.to_owned())),
+                        Err(Error::Local { source, .. }) if !is_stop(&source) => {
+                            report.skipped.push((path, source.to_string()));
+                        }
                         Err(error) => return Err(error),
                     }
                 } else if kind.is_symlink() {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::download::{local, sum_up};
+use super::download::{local, sum_up_while};
 use super::scripts::{CHECK, COMPLETE, INODE, OVERTAKEN, PREPARE, REMOVE, THROUGH};
 use super::source::{Patient, Source};
 use super::{Copied, CopyOptions, OnProgress, Progress, explain, hex, holes, names, stopped};
@@ -125,7 +125,7 @@ impl<T: Transport> Agent<T> {
 
     fn upload_as_possible(&mut self, upload: &mut Upload<'_>, on_progress: OnProgress<'_>) -> Result<Copied, Error> {
         let mut hash = Sha256::new();
-        let resumed_at = self.prepare(upload, &mut hash)?;
+        let resumed_at = self.prepare(upload, &mut hash, on_progress)?;
         let bytes = match &upload.way {
             Way::Through => self.upload_through(upload, on_progress)?,
             _ => self.upload_content(upload, resumed_at, &mut hash, on_progress)?,
@@ -134,7 +134,7 @@ impl<T: Transport> Agent<T> {
         let is_comparable = matches!(upload.way, Way::Partial(_) | Way::Block);
         let sha256 = (upload.options.verify && is_comparable).then(|| hex(hash));
         if let Some(here) = &sha256 {
-            self.compare_upload(upload, bytes, here)?;
+            self.compare_upload(upload, bytes, here, on_progress)?;
         }
         if let Way::Partial(partial) = &upload.way {
             self.complete(upload, partial, bytes)?;
@@ -142,9 +142,16 @@ impl<T: Transport> Agent<T> {
         Ok(Copied { bytes, resumed_at, sha256 })
     }
 
-    fn compare_upload(&mut self, upload: &Upload<'_>, bytes: u64, here: &str) -> Result<(), Error> {
+    fn compare_upload(
+        &mut self,
+        upload: &Upload<'_>,
+        bytes: u64,
+        here: &str,
+        on_progress: OnProgress<'_>,
+    ) -> Result<(), Error> {
         let path = if let Way::Partial(partial) = &upload.way { &partial.path } else { &upload.end };
-        match self.guest_sha256(path, bytes)? {
+        let progress = Progress { path: upload.guest, copied_bytes: bytes, total_bytes: bytes };
+        match self.guest_sha256(path, bytes, progress, on_progress)? {
             Some(there) if there == *here => Ok(()),
             Some(there) => {
                 let detail = format!("its SHA-256 is {there}, on the host {here}");
@@ -272,15 +279,23 @@ impl<T: Transport> Agent<T> {
 
     /// Finds out how the copy is to be written, and tells how much of it is there and right. The source and `hash` are past
     /// that.
-    fn prepare(&mut self, upload: &mut Upload<'_>, hash: &mut Sha256) -> Result<u64, Error> {
-        let Some((size, sum)) = self.run_prepare(upload, upload.options.resume)? else { return Ok(0) };
+    fn prepare(
+        &mut self,
+        upload: &mut Upload<'_>,
+        hash: &mut Sha256,
+        on_progress: OnProgress<'_>,
+    ) -> Result<u64, Error> {
+        let Some((size, sum)) = self.run_prepare(upload, upload.options.resume, on_progress)? else { return Ok(0) };
         if size == 0 {
             return Ok(0);
         }
-        let Upload { source, act, .. } = upload;
+        let Upload { source, act, guest, .. } = upload;
         if source.sized.as_ref().is_some_and(|sized| size <= sized.len()) {
             let mut so_far = Sha256::new();
-            sum_up(&mut (&source.file).take(size), &mut so_far).map_err(|source| local(act, source))?;
+            let mut go_on =
+                || on_progress(Progress { path: guest, copied_bytes: 0, total_bytes: size }).is_continue();
+            sum_up_while(&mut (&source.file).take(size), &mut so_far, &mut go_on)
+                .map_err(|source| local(act, source))?;
             if sum == hex(so_far.clone()) {
                 *hash = so_far;
                 return Ok(size);
@@ -288,12 +303,17 @@ impl<T: Transport> Agent<T> {
             source.file.seek(SeekFrom::Start(0)).map_err(|source| local(act, source))?;
         }
         // Not the same one emptied: the copy that it belongs to may be at work.
-        self.run_prepare(upload, false)?;
+        self.run_prepare(upload, false, on_progress)?;
         Ok(0)
     }
 
     /// Size and sum of the partial file; `None` if there is none.
-    fn run_prepare(&mut self, upload: &mut Upload<'_>, resume: bool) -> Result<Option<(u64, String)>, Error> {
+    fn run_prepare(
+        &mut self,
+        upload: &mut Upload<'_>,
+        resume: bool,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Option<(u64, String)>, Error> {
         let Upload { source, name, guest, act, options, .. } = upload;
         let at = guest.rfind(['/', '\\']).map_or(0, |at| at + 1);
         let (folder, file_name) = guest.split_at(at);
@@ -306,7 +326,10 @@ impl<T: Transport> Agent<T> {
         let partial = if is_shared { as_text(names::shared(file_name.as_bytes(), name)) } else { own.clone() };
         let arguments = [*guest, &partial, &own, if resume { "resume" } else { "anew" }];
         let patience = self.patience().for_bytes(source.sized.as_ref().map_or(0, Metadata::len));
-        let Some(said) = self.run_script_within(patience, &[INODE, PREPARE].concat(), &arguments, act)? else {
+        let total_bytes = source.sized.as_ref().map_or(0, Metadata::len);
+        let mut go_on = || on_progress(Progress { path: guest, copied_bytes: 0, total_bytes }).is_continue();
+        let script = [INODE, PREPARE].concat();
+        let Some(said) = self.run_script_while(patience, &script, &arguments, act, &mut go_on)? else {
             // The agent makes the file, with permissions of its own choice.
             if guest.contains(SPECIAL_TO_CMD) {
                 let cause = "the guest has no shell but cmd, and that takes a character of the path for its own";

@@ -12,7 +12,8 @@ use stage::{run, signal, start, until, wait};
 /// A `sha256sum` that says that it runs, by its process id in `running`, and ends only when it is told to.
 fn put_endless_sum(directory: &Path) -> PathBuf {
     let running = directory.join("running");
-    let script = format!("#!/bin/sh\necho $$ >{0}.new && mv {0}.new {0}\nwhile :; do sleep 0.1; done\n", running.display());
+    let script =
+        format!("#!/bin/sh\necho $$ >{0}.new && mv {0}.new {0}\nwhile :; do sleep 0.1; done\n", running.display());
     let program = directory.join("sha256sum");
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();

@@ -145,9 +145,13 @@ impl<T: Transport> Agent<T> {
         self.start_program(&script::plain(&script::name(), program))
     }
 
-    /// Sends a signal to a program that the agent started, and to its process group where it leads one.
+    /// Sends a signal to a program that the agent started, and to its process group where it leads one, else to what it has
+    /// started.
     pub fn signal_program(&mut self, pid: i64, signal: &str) -> Result<(), Error> {
-        let script = "kill -\"$1\" -\"$2\" 2>/dev/null || kill -\"$1\" \"$2\"";
+        // QEMU's agent starts programs in its own group: there what the program has started is looked for.
+        let script = "k() { set -- \"$1\" $(cat /proc/\"$1\"/task/*/children 2>/dev/null); kill -\"$s\" \"$1\"; shift
+for c; do (k \"$c\"); done; }
+s=$1; kill -\"$1\" -\"$2\" 2>/dev/null || k \"$2\"";
         let arguments = ["-c", script, "qga", signal, &pid.to_string()].map(str::to_owned).to_vec();
         let killer = Program { path: "/bin/sh".to_owned(), arguments, ..Program::default() };
         let killer = match self.start_program(&killer) {

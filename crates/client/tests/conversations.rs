@@ -174,7 +174,9 @@ fn no_file_is_written_through_a_link_of_an_earlier_copy() {
     let mut agent = with_programs(|program, last| match (program, last) {
         ("stat", "/t") => said("//41ed 3 17 1 8 512 9,a\nroot\nroot\n/t\n"),
         ("stat", _) => said("//81a4 3 17 1 8 512 9,a\nroot\nroot\n/t/d/keys\n"),
-        ("find", _) => said("//81a4 3 17 1 8 512 9,a\nroot\nroot\n/t/d/keys\n//a1ff 3 17 1 8 512 9,a\nroot\nroot\n/t/d/link\n"),
+        ("find", _) => {
+            said("//81a4 3 17 1 8 512 9,a\nroot\nroot\n/t/d/keys\n//a1ff 3 17 1 8 512 9,a\nroot\nroot\n/t/d/link\n")
+        }
         _ => said(""),
     });
     let report = agent.download_tree("/t", &copy, CopyOptions::default(), &mut go_on).unwrap();

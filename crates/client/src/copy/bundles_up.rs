@@ -99,7 +99,11 @@ impl<T: Transport> Agent<T> {
         let (top, entries) = walk(host, &mut report).map_err(|source| local(act, source))?;
         let total = entries.iter().filter(|entry| entry.is_small()).map(|entry| entry.there.len()).sum();
         let mut counts = Counts { copied: 0, total };
-        let sums = if options.resume && !stage.is_new { self.sums_of(&entries, stage, counts.total, act, on_progress)? } else { HashMap::new() };
+        let sums = if options.resume && !stage.is_new {
+            self.sums_of(&entries, stage, counts.total, act, on_progress)?
+        } else {
+            HashMap::new()
+        };
         let narrow = self.narrow_directories(&top, &entries, stage, options, act)?;
         let mut bundle = Bundle::default();
         report.directories = 1;

@@ -4,6 +4,7 @@
 
 use tar::{GnuExtSparseHeader, Header};
 
+use super::{OnProgress, Progress};
 use crate::agent::Agent;
 use crate::error::Error;
 use crate::guest_files::GuestFile;
@@ -26,12 +27,20 @@ pub(super) fn has_holes(size: u64, allocated_bytes: u64) -> bool {
 
 impl<T: Transport> Agent<T> {
     /// Where a file has data; `None` if that is not known, as for one without holes.
-    pub(super) fn data_map(&mut self, path: &str, file: &GuestFile, act: &str) -> Result<Option<DataMap>, Error> {
+    pub(super) fn data_map(
+        &mut self,
+        path: &str,
+        file: &GuestFile,
+        act: &str,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Option<DataMap>, Error> {
         if !has_holes(file.size, file.allocated_bytes) {
             return Ok(None);
         }
         // That it cannot be told is no reason not to copy.
-        match self.run_script_within(self.patience().tree, HEAD, &[path], act) {
+        let progress = Progress { path, copied_bytes: 0, total_bytes: file.size };
+        let mut go_on = || on_progress(progress).is_continue();
+        match self.run_script_while(self.patience().tree, HEAD, &[path], act, &mut go_on) {
             Ok(head) => Ok(head.and_then(|head| parse(&head, file.size))),
             Err(Error::Guest { .. }) => Ok(None),
             Err(error) => Err(error),

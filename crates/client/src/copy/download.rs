@@ -42,7 +42,9 @@ impl<T: Transport> Agent<T> {
         options: CopyOptions,
         on_progress: OnProgress<'_>,
     ) -> Result<Copied, Error> {
-        let original = self.look_at(guest)?;
+        let looked_at = self.look_at(guest, on_progress);
+        let original =
+            looked_at.map_err(|error| explain(error, &format!("copy {guest} from the guest"), None, false))?;
         let act = format!("copy {guest} from the guest to {}", host.display());
         match Destination::of(host).map_err(|source| local(&act, source))? {
             Destination::File(place) => self.download_at(guest, &original, &place, options, &act, on_progress),
@@ -58,7 +60,9 @@ impl<T: Transport> Agent<T> {
 
     /// Copies a file of the guest to what is open on the host: a pipe, a terminal. What has come when it fails stays there.
     pub fn download_into(&mut self, guest: &str, file: &File, on_progress: OnProgress<'_>) -> Result<Copied, Error> {
-        let original = self.look_at(guest)?;
+        let looked_at = self.look_at(guest, on_progress);
+        let original =
+            looked_at.map_err(|error| explain(error, &format!("copy {guest} from the guest"), None, false))?;
         let act = format!("copy {guest} from the guest");
         let copied = self.download_through(guest, &original, file, &act, on_progress);
         copied.map_err(|error| explain(error, &act, None, false))
@@ -93,7 +97,7 @@ impl<T: Transport> Agent<T> {
     }
 
     /// A guest without `stat` (Windows), or whose agent starts no programs, tells the size alone.
-    fn look_at(&mut self, guest: &str) -> Result<Original, Error> {
+    fn look_at(&mut self, guest: &str, on_progress: OnProgress<'_>) -> Result<Original, Error> {
         let file: GuestFile = match self.stat_file(guest, true) {
             Ok(file) => file,
             Err(Error::Agent { .. }) => {
@@ -108,7 +112,7 @@ impl<T: Transport> Agent<T> {
             let what = if file.kind == FileKind::Directory { "a directory" } else { "no regular file" };
             return Err(Error::Guest { act: format!("copy {guest} from the guest"), cause: format!("it is {what}") });
         }
-        let map = self.data_map(guest, &file, &format!("copy {guest} from the guest"))?;
+        let map = self.data_map(guest, &file, &format!("copy {guest} from the guest"), on_progress)?;
         Ok(Original { size: file.size, mode: Some(file.mode), stamp: Some(file.stamp), map })
     }
 
@@ -123,7 +127,8 @@ impl<T: Transport> Agent<T> {
     ) -> Result<Copied, Error> {
         let mut hash = Sha256::new();
         let mut file = &partial.file;
-        let resumed_at = if options.resume { self.resumable(file, guest, original.size, &mut hash, on_progress)? } else { 0 };
+        let resumed_at =
+            if options.resume { self.resumable(file, guest, original.size, &mut hash, on_progress)? } else { 0 };
         if !partial.is_direct {
             file.set_len(resumed_at).map_err(|source| local(act, source))?;
         }
@@ -153,7 +158,8 @@ impl<T: Transport> Agent<T> {
             return Err(Error::Changed { path: guest.to_owned() });
         }
         let shown = &partial.at.shown;
-        let sha256 = if options.verify { Some(self.compare(guest, shown, copied_bytes, hash, on_progress)?) } else { None };
+        let sha256 =
+            if options.verify { Some(self.compare(guest, shown, copied_bytes, hash, on_progress)?) } else { None };
         Ok(Copied { bytes: copied_bytes, resumed_at, sha256 })
     }
 
@@ -297,12 +303,8 @@ impl<T: Transport> Agent<T> {
         if bytes == 0 || bytes > size {
             return Ok(0);
         }
-        let there = self.guest_sha256(
-            guest,
-            bytes,
-            Progress { path: guest, copied_bytes: 0, total_bytes: size },
-            on_progress,
-        )?;
+        let there =
+            self.guest_sha256(guest, bytes, Progress { path: guest, copied_bytes: 0, total_bytes: size }, on_progress)?;
         let mut so_far = Sha256::new();
         let mut go_on = || on_progress(Progress { path: guest, copied_bytes: 0, total_bytes: size }).is_continue();
         let summed = file.seek(SeekFrom::Start(0)).and_then(|_| sum_up_while(&mut file, &mut so_far, &mut go_on));

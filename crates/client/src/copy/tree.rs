@@ -210,7 +210,7 @@ impl<T: Transport> Agent<T> {
             }
             Err(source) => return Err(local(&act, source)),
         };
-        let map = self.data_map(path, &now, &act)?;
+        let map = self.data_map(path, &now, &act, on_progress)?;
         let original = Original { size: now.size, mode: Some(now.mode), stamp: Some(now.stamp), map };
         match self.download_at(path, &original, &place, tree.options, &act, on_progress) {
             Ok(copied) => {

@@ -292,8 +292,7 @@ impl<T: Transport> Agent<T> {
         let Upload { source, act, guest, .. } = upload;
         if source.sized.as_ref().is_some_and(|sized| size <= sized.len()) {
             let mut so_far = Sha256::new();
-            let mut go_on =
-                || on_progress(Progress { path: guest, copied_bytes: 0, total_bytes: size }).is_continue();
+            let mut go_on = || on_progress(Progress { path: guest, copied_bytes: 0, total_bytes: size }).is_continue();
             sum_up_while(&mut (&source.file).take(size), &mut so_far, &mut go_on)
                 .map_err(|source| local(act, source))?;
             if sum == hex(so_far.clone()) {
@@ -327,7 +326,8 @@ impl<T: Transport> Agent<T> {
         let arguments = [*guest, &partial, &own, if resume { "resume" } else { "anew" }];
         let patience = self.patience().for_bytes(source.sized.as_ref().map_or(0, Metadata::len));
         let total_bytes = source.sized.as_ref().map_or(0, Metadata::len);
-        let mut go_on = || on_progress(Progress { path: guest, copied_bytes: 0, total_bytes }).is_continue();
+        // Only the checksum of a half file takes long. What is made without one would be left behind.
+        let mut go_on = || !resume || on_progress(Progress { path: guest, copied_bytes: 0, total_bytes }).is_continue();
         let script = [INODE, PREPARE].concat();
         let Some(said) = self.run_script_while(patience, &script, &arguments, act, &mut go_on)? else {
             // The agent makes the file, with permissions of its own choice.

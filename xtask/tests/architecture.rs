@@ -140,6 +140,87 @@ fn a_room_of_the_agent_imports_only_rooms_below_it() {
     assert!(imports > 100, "the imports are read wrongly: {imports}");
 }
 
+/// How the code names a file of the system.
+const SYSTEM_PATHS: [&str; 4] = ["\"/proc/", "\"/sys/", "\"/etc/", "\"/run/"];
+/// What opens or looks at a path of this machine, and not of a recorded one.
+const OPENERS: [&str; 9] =
+    ["fs::", "File::", "OpenOptions", ".open(", "openat(", ".metadata()", ".exists()", ".is_dir()", ".canonicalize()"];
+/// Places that name such paths past `Root`, each with what it names and why.
+const PAST_ROOT: [(&str, &str, &str); 9] = [
+    ("freeze/linux/held.rs", "/proc/self/fd/", "opens a descriptor of its own again"),
+    ("commands/accounts/linux/key_file.rs", "/proc/self/fd/", "opens a descriptor of its own again"),
+    ("system/log.rs", "/proc/self/fd/2", "opens a descriptor of its own again"),
+    ("system/rendezvous.rs", "/proc/self/fd", "a short name for a directory that it has open"),
+    ("process/child.rs", "/proc/self/exe", "starts the agent's own program"),
+    ("session/progress.rs", "/proc/self/task/", "looks at a thread of its own every 50 ms, without memory"),
+    ("freeze/record.rs", "/proc/{pid}/fd", "asks who holds a file: metadata behind the links of a live process"),
+    ("freeze/record.rs", "/proc/{pid}/stat", "compares the starts of live processes"),
+    ("startup/command_line.rs", "/etc/qemu/", "the text of a default for the help"),
+];
+
+/// The statements of code that name a file of the system, or a constant that does, in a way past `Root`.
+fn statements_past_root(code: &str) -> Vec<String> {
+    let statements = code.split_inclusive('\n').fold(vec![String::new()], |mut statements, line| {
+        statements.last_mut().expect("one").push_str(line.trim_start());
+        if line.trim_end().ends_with([';', '{', '}']) {
+            statements.push(String::new());
+        }
+        statements
+    });
+    let names_path = |text: &str| SYSTEM_PATHS.iter().any(|path| text.contains(path));
+    let constant = |text: &str| {
+        let start = ["pub(crate) const ", "pub(super) const ", "pub const ", "const "];
+        let rest = start.iter().find_map(|start| text.strip_prefix(start))?;
+        rest.split_once(':').map(|(name, _)| name.to_owned())
+    };
+    let constants: Vec<String> =
+        statements.iter().filter(|text| names_path(text)).filter_map(|text| constant(text)).collect();
+    let names_constant = |text: &str| {
+        let mut words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        words.any(|word| constants.iter().any(|constant| constant == word))
+    };
+    let is_past = |text: &String| {
+        let goes_through = text.contains("root") || text.contains("Root::");
+        let opens = OPENERS.iter().any(|opener| text.contains(opener));
+        constant(text).is_none() && !goes_through && (names_path(text) || (names_constant(text) && opens))
+    };
+    statements.into_iter().filter(is_past).collect()
+}
+
+#[test]
+fn files_of_the_system_are_read_through_root() {
+    let mut seen = BTreeSet::new();
+    for path in sources("crates/agent/src") {
+        let inside = path.strip_prefix("crates/agent/src").expect("the agent's").to_string_lossy().into_owned();
+        if inside.contains("tests") {
+            continue;
+        }
+        for statement in statements_past_root(&code(&path)) {
+            let place = PAST_ROOT.iter().position(|(file, what, _)| *file == inside && statement.contains(what));
+            let place = place.unwrap_or_else(|| panic!("{inside} goes past system::root::Root: {statement}"));
+            seen.insert(place);
+        }
+    }
+    let unused: Vec<_> =
+        (0..PAST_ROOT.len()).filter(|place| !seen.contains(place)).map(|place| PAST_ROOT[place]).collect();
+    assert!(unused.is_empty(), "no longer past Root, so no exception: {unused:?}");
+}
+
+#[test]
+fn a_read_past_root_is_noticed() {
+    let past = [
+        "let text = std::fs::read_to_string(\"/proc/stat\")?;\n",
+        "let path = format!(\"/proc/{pid}/stat\");\n",
+        "const STAT: &str = \"/proc/stat\";\nlet text = std::fs::read(\n    STAT,\n);\n",
+        "const BOTH: [&str; 2] =\n    [\"/run/a\", \"/run/b\"];\nFile::open(BOTH[0])?;\n",
+    ];
+    for code in past {
+        assert_eq!(statements_past_root(code).len(), 1, "{code}");
+    }
+    let through = "const STAT: &str = \"/proc/stat\";\nroot.read(STAT)?;\nRoot::host().read(\"/etc/passwd\")?;\n";
+    assert!(statements_past_root(through).is_empty());
+}
+
 /// Which file of a crate imports which, by the paths in its code.
 fn imports_of_files(directory: &str) -> BTreeMap<String, BTreeSet<String>> {
     let module = |inside: &str| -> Vec<String> {

@@ -8,6 +8,8 @@ use crate::system::root::Root;
 
 /// Where devices are that the kernel makes out of other ones or of nothing: dm, md, loop, zram.
 const VIRTUAL: &str = "/sys/devices/virtual/block";
+/// Where each mounted btrfs has a directory with its devices.
+const BTRFS: &str = "/sys/fs/btrfs";
 
 /// Beginnings of the names of virtual devices that are never built upon others: there is nothing to look for.
 const ALONE: [&str; 4] = ["loop", "nbd", "ram", "zram"];
@@ -108,7 +110,7 @@ pub fn stack(root: &Root, tops: Vec<PathBuf>) -> Vec<PathBuf> {
 
 /// All devices of the btrfs that a device belongs to; none if the kernel does not tell.
 pub fn btrfs_members(root: &Root, name: &str) -> Vec<PathBuf> {
-    let all = Path::new("/sys/fs/btrfs");
+    let all = Path::new(BTRFS);
     let Ok(filesystems) = root.list(all) else { return Vec::new() };
     let devices =
         filesystems.iter().map(|id| all.join(id).join("devices")).find(|devices| root.exists(devices.join(name)));

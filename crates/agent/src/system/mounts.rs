@@ -101,7 +101,7 @@ pub fn lies_on(file: impl AsFd, device: DeviceNumber, mount_id: u32) -> bool {
 
 /// The mount that a file was opened through: `proc_pid_fdinfo(5)`.
 fn mount_of(file: BorrowedFd<'_>) -> Option<u32> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let text = Root::host().read_text(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
     text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 

@@ -3,7 +3,6 @@
 //! A host that has left is waited for without polling it awake: the kernel tells when it is back. A port that is gone
 //! (unplugged, hung up) is looked for until it is there again.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,6 +17,7 @@ use rustix::termios::{self, OptionalActions};
 use super::line_writer::{LineWriter, ServeClient};
 use super::link::{Link, Stream};
 use crate::system::error::cause_text;
+use crate::system::root::Root;
 
 /// How often a port that is gone is looked for.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -27,6 +27,8 @@ const SEARCH_INTERVAL_MAX: Duration = Duration::from_secs(1);
 const HOST_INTERVAL: Duration = Duration::from_secs(1);
 /// Where udev makes a link for each virtio port, named after the port.
 const LINK_DIRECTORY: &str = "/dev/virtio-ports";
+/// What the kernel says of each virtio port, with or without udev.
+const PORTS: &str = "/sys/class/virtio-ports";
 
 /// Which kind of port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,13 +162,12 @@ fn open(kind: Kind, path: &Path) -> io::Result<OwnedFd> {
 /// The device of the virtio port whose link would be at `path`.
 fn port_by_name(path: &Path) -> Option<PathBuf> {
     let name = path.strip_prefix(LINK_DIRECTORY).ok()?.to_str()?;
-    for entry in fs::read_dir("/sys/class/virtio-ports").ok()?.flatten() {
-        let found = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-        if found.trim_end_matches('\n') == name {
-            return Some(Path::new("/dev").join(entry.file_name()));
-        }
-    }
-    None
+    let ports = Root::host().list(PORTS).ok()?;
+    let port = ports.into_iter().find(|port| {
+        // A port that goes away meanwhile is not the one.
+        Root::host().read_text(Path::new(PORTS).join(port).join("name")).is_ok_and(|found| found == name)
+    })?;
+    Some(Path::new("/dev").join(port))
 }
 
 /// Makes a serial line carry bytes as they are. What is no terminal is left alone, as the original does.

@@ -1,15 +1,18 @@
 //! Who a user is: passwd(5), and for accounts that come from elsewhere (LDAP, systemd-homed) getent(1).
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::process::child::Exit;
 use crate::process::system_tool::Tool;
-use crate::system::error::Error;
+use crate::system::error::{Error, cause_text};
 use crate::system::root::Root;
 
+/// Most bytes of the list of users: some hundred thousand of them.
+const USERS_BYTES_MAX: u64 = 64 << 20;
 /// How long a directory service may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,12 +36,28 @@ pub fn find(root: &Root, name: &str) -> Result<Account, Error> {
     if !is_name || name.chars().any(char::is_control) {
         return Err(unknown());
     }
-    let known = root.read("/etc/passwd").unwrap_or_default();
-    let account = match entry(&known, Some(name)) {
+    let account = match of_file(root, name).map_err(|cause| failed(&cause))? {
         Some(account) => account,
         None => of_services(root, name).map_err(|cause| failed(&cause))?.ok_or_else(unknown)?,
     };
     if account.home.is_absolute() { Ok(account) } else { Err(failed("the user has no home directory")) }
+}
+
+/// Looks into the list of users. One that is not there has no users; one that cannot be read is an error, for a service
+/// may know another user by the name, and "no such user" would not be true.
+fn of_file(root: &Root, name: &str) -> Result<Option<Account>, String> {
+    const USERS: &str = "/etc/passwd";
+    let mut found = None;
+    let read = root.each_line(USERS, USERS_BYTES_MAX, |line| {
+        if found.is_none() {
+            found = entry(line, Some(name));
+        }
+    });
+    match read {
+        Ok(()) => Ok(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read the list of users '{USERS}': {}", cause_text(&error))),
+    }
 }
 
 /// Asks whatever the system is set up to ask.
@@ -122,6 +141,29 @@ mod tests {
         for name in ["nobody-there", "", "-h", "+0", "a:b", "a\nb", "../x"] {
             assert_eq!(error(name), format!("failed to lookup user '{name}': there is no such user"));
         }
+    }
+
+    #[test]
+    fn a_user_at_the_end_of_a_long_list_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        fs::create_dir(root.path("/etc")).unwrap();
+        let others = (0..120_000).map(|n| format!("user{n}:x:{}:100::/home/user{n}:/bin/sh\n", 10_000 + n));
+        let passwd = others.collect::<String>() + "last:x:9999:100::/home/last:/bin/sh";
+        assert!(passwd.len() > 4 << 20, "no longer than any other file of the system may be");
+        fs::write(root.path("/etc/passwd"), passwd).unwrap();
+        assert_eq!(find(&root, "last").unwrap(), Account { uid: 9999, gid: 100, home: "/home/last".into() });
+        assert_eq!(find(&root, "user0").unwrap().uid, 10_000);
+    }
+
+    #[test]
+    fn a_list_of_users_that_cannot_be_read_is_not_one_without_the_user() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::at(directory.path());
+        fs::create_dir_all(root.path("/etc/passwd")).unwrap();
+        write_script(&root, "/bin/getent", "echo ann:x:7:7::/other:/bin/sh");
+        let expected = "failed to lookup user 'ann': cannot read the list of users '/etc/passwd': Is a directory";
+        assert_eq!(find(&root, "ann").unwrap_err().desc, expected);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use qga_compliance::conversation::parse;
 
 /// How many weak points there are.
-const ROWS: usize = 47;
+const ROWS: usize = 48;
 /// Rows in which this agent does as the original does, on purpose.
 const THE_SAME: [usize; 2] = [15, 34];
 

@@ -195,10 +195,11 @@ fn set_raw(port: &OwnedFd) {
     {
         log::warn!("cannot set the speed of the serial line: {error}");
     }
-    if let Err(error) = termios::tcsetattr(port, OptionalActions::Now, &settings) {
-        log::warn!("cannot set up the serial line: {error}");
-    }
+    // Before the line is raw: a host that waits for that may send its first request at once.
     if let Err(error) = termios::tcflush(port.as_fd(), termios::QueueSelector::IFlush) {
         log::warn!("cannot flush the serial line: {error}");
+    }
+    if let Err(error) = termios::tcsetattr(port, OptionalActions::Now, &settings) {
+        log::warn!("cannot set up the serial line: {error}");
     }
 }

@@ -7,12 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::process::child::Exit;
+use crate::process::environment::USERS_BYTES_MAX;
 use crate::process::system_tool::Tool;
 use crate::system::error::{Error, cause_text};
 use crate::system::root::Root;
 
-/// Most bytes of the list of users: some hundred thousand of them.
-const USERS_BYTES_MAX: u64 = 64 << 20;
 /// How long a directory service may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 

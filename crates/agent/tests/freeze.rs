@@ -410,3 +410,46 @@ fn a_freeze_that_no_host_knew_of_is_not_taken_over_and_its_reason_is_true() {
         unmount_from_a(&stage);
     });
 }
+
+/// Fedora's and RHEL's `SELinux` domain leaves the agent these capabilities.
+#[test]
+fn an_agent_with_few_capabilities_freezes_as_the_original_does_and_its_guardian_thaws() {
+    const CONFINED: [&str; 2] = [
+        "setpriv",
+        "--bounding-set=-all,+sys_admin,+sys_time,+sys_tty_config,+chown,+dac_override,+dac_read_search,+fowner,+fsetid",
+    ];
+    const ORIGINAL: &str = "/usr/sbin/qemu-ga";
+    in_namespace("an_agent_with_few_capabilities_freezes_as_the_original_does_and_its_guardian_thaws", || {
+        let stage = Stage::new("");
+        if std::path::Path::new(ORIGINAL).exists() {
+            // It knows no directory of hooks in its configuration.
+            std::fs::write(stage.path("agent.conf"), "").unwrap();
+            let original = stage.start_behind(&CONFINED, ORIGINAL.as_ref(), "original");
+            assert_eq!(original.ask(&stage.freeze_request(&["a", "b"])), json!({"return": 2}));
+            assert!(!stage.takes_writes("a"));
+            assert_eq!(original.thaw(), json!({"return": 2}));
+            stage.expect_writes("a");
+            original.end("TERM");
+            stage.configure("");
+        } else {
+            println!("skipped: the original is not here to be compared with");
+        }
+        stage.hook("10-hook", HOOK);
+        let agent = stage.start_behind(&CONFINED, &Stage::ours(), "agent");
+        assert_eq!(agent.ask(&stage.freeze_request(&["a", "b"])), json!({"return": 2}));
+        assert_eq!((agent.status(), guardians().len()), (json!("frozen"), 1));
+        assert!(!stage.takes_writes("a") && !stage.takes_writes("b"));
+        // Held without its mount, and thawed all the same.
+        shell(&format!("umount -l '{}'", stage.path("b").display()));
+        assert_eq!(agent.thaw(), json!({"return": 2}));
+        stage.expect_writes("a");
+        assert_eq!(agent.ask(&stage.freeze_request(&["a"])), json!({"return": 1}));
+        agent.end("KILL");
+        let agent = stage.start_behind(&CONFINED, &Stage::ours(), "agent");
+        assert_eq!(agent.status(), "frozen");
+        assert_eq!(agent.thaw(), json!({"return": 1}));
+        stage.expect_writes("a");
+        wait_until("the hook has had its thaw", || stage.lines("said").len() == 8);
+        wait_until("no guardian is left", || guardians().is_empty());
+    });
+}

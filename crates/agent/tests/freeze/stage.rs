@@ -4,6 +4,7 @@
 //! namespace still shows the machine's own disks. Whatever a failed test has left frozen is thawed when the stage is
 //! dropped, and by a watchdog if the test itself is killed.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -111,12 +112,22 @@ impl Stage {
 
     /// Starts an agent, which listens at a socket of this name.
     pub fn start(&self, name: &str) -> Agent {
+        self.start_behind(&[], &Self::ours(), name)
+    }
+
+    /// The agent that is tested.
+    pub fn ours() -> OsString {
+        std::env::var_os("QGA_OURS").unwrap_or_else(|| env!("CARGO_BIN_EXE_qemu-ga").into())
+    }
+
+    /// As [`start`](Self::start), by a program in front that becomes the agent.
+    pub fn start_behind(&self, front: &[&str], program: &OsStr, name: &str) -> Agent {
         let socket = self.path(name);
         let _ = fs::remove_file(&socket);
         let log = fs::File::options().create(true).append(true).open(self.path("log")).expect("a file can be written");
-        let program = std::env::var_os("QGA_OURS").unwrap_or_else(|| env!("CARGO_BIN_EXE_qemu-ga").into());
-        let mut command = Command::new(program);
-        command.arg("-c").arg(self.path("agent.conf")).args(["-v", "-m", "unix-listen", "-p"]).arg(&socket);
+        let mut words = front.iter().map(OsStr::new).chain([program]);
+        let mut command = Command::new(words.next().unwrap_or(program));
+        command.args(words).arg("-c").arg(self.path("agent.conf")).args(["-v", "-m", "unix-listen", "-p"]).arg(&socket);
         command.arg("-t").arg(self.path("state")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().expect("the agent starts");
         let mut agent = Agent { child, socket, is_waited_for: false };

@@ -117,6 +117,39 @@ fn a_command_whose_qga_is_killed_ends_with_it() {
 }
 
 #[test]
+fn what_a_command_has_put_into_the_background_ends_with_a_killed_or_stopped_qga() {
+    use rustix::process::Signal;
+    for by in [Signal::KILL, Signal::STOP] {
+        let agent = Scripted::start();
+        let directory = tempfile::tempdir().unwrap();
+        let pid = |name: &str| directory.path().join(name);
+        let command = format!(
+            "nohup setsid sh -c 'echo $$ > {}; exec sleep 300' > /dev/null 2>&1 &
+             (sh -c 'trap \"\" TERM INT HUP; echo $$ > {}; while :; do sleep 1; done' &); sleep 300",
+            pid("one").display(),
+            pid("other").display()
+        );
+        let mut child = start(&agent.target(), ["freeze", "--run", &command]);
+        until("frozen", || agent.is_frozen() && pid("one").exists() && pid("other").exists());
+        let read = |name: &str| std::fs::read_to_string(pid(name)).unwrap().trim().to_owned();
+        until("both run", || !read("one").is_empty() && !read("other").is_empty());
+        signal(child.id(), by);
+        until("thawed", || !agent.is_frozen());
+        for name in ["one", "other"] {
+            let status = format!("/proc/{}/status", read(name));
+            until("ended", || !std::fs::read_to_string(&status).is_ok_and(|status| !status.contains("State:\tZ")));
+        }
+        if by == Signal::STOP {
+            // It goes on and says that what the command has made is of no use.
+            signal(child.id(), Signal::CONT);
+            assert_ne!(wait(child).code, Some(0));
+        } else {
+            child.wait().unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_time_limit_ends_the_command_and_the_freeze() {
     let agent = Scripted::start();
     let ended = run(&agent.target(), ["freeze", "--time-limit", "100ms", "--run", "sleep", "300"]);

@@ -2,6 +2,7 @@
 //! process: another process, the watcher, thaws when this one is gone.
 
 mod descendants;
+mod marked;
 mod watcher;
 
 use std::collections::BTreeSet;
@@ -269,7 +270,7 @@ pub fn run(options: &Freeze, selection: &Selection, general: &General) -> Result
     let file_systems: u64 = frozen.iter().map(Frozen::count).sum();
     note(general, &format!("{} of {} frozen", counted(file_systems), names.join(", ")));
 
-    let ended = run_command(&options.run, options.time_limit, general.json, &interrupts);
+    let ended = run_command(&options.run, watcher.mark(), options.time_limit, general.json, &interrupts);
     let seconds = started.elapsed().as_secs_f64();
     let (held, thawed): (Vec<_>, Vec<_>) =
         at_once(frozen.into_iter().zip(&selection.targets), |(mut frozen, target)| {
@@ -462,7 +463,13 @@ fn holds(frozen: &mut Frozen<'_>, target: &Target) -> Result<()> {
 }
 
 /// Runs the command to its end and returns its exit code, 128 and the number of the signal that ended it.
-fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts: &Interrupts) -> Result<u8> {
+fn run_command(
+    words: &[String],
+    mark: &str,
+    limit: Option<Duration>,
+    json: bool,
+    interrupts: &Interrupts,
+) -> Result<u8> {
     if interrupts.count() > 0 {
         return Ok(Code::Stopped.number());
     }
@@ -479,6 +486,7 @@ fn run_command(words: &[String], limit: Option<Duration>, json: bool, interrupts
         }
         [] => return Err(Failure::usage("--run needs a command")),
     };
+    command.env(marked::VARIABLE, mark);
     if json {
         command.stdout(Stdio::from(std::io::stderr()));
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use qga_client::protocol::fsfreeze::{FreezeStatus, Status, Thaw};
 use qga_client::{Agent, ConnectOptions, Error, Target};
 
+use super::marked;
 use crate::arguments::{WATCHER, WatchFreeze};
 use crate::exit_code::Code;
 use crate::failure::{Failure, Result};
@@ -28,6 +29,9 @@ const DISMISSED: &str = "thawed\n";
 const ALIVE: &str = "alive\n";
 /// With a target's number behind it: somebody else has frozen that one.
 const SPARED: &str = "spare ";
+
+/// The variable that tells the mark of the command. Another one than the command's, or this process would have the mark.
+const MARK: &str = "QGA_FREEZE_WATCHED";
 
 /// The time between two signs of life, and how long their absence is borne while something is frozen.
 const PULSE: Duration = Duration::from_secs(1);
@@ -47,6 +51,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The other process, seen from the one that freezes.
 pub struct Watcher {
     child: Arc<Mutex<Child>>,
+    mark: String,
 }
 
 impl Watcher {
@@ -60,9 +65,11 @@ impl Watcher {
         if general.trust_socket {
             command.arg("--trust-socket");
         }
+        let mark = marked::new_mark();
         let seconds = general.timeout.as_secs_f64().to_string();
         let child = command
             .args(["--timeout", &seconds, WATCHER, "--patience", PATIENCE])
+            .env(MARK, &mark)
             // Ctrl-C goes to the group of the one that freezes.
             .process_group(0)
             .stdin(Stdio::piped())
@@ -70,14 +77,19 @@ impl Watcher {
             .spawn()
             .map_err(failed)?;
         let child = Arc::new(Mutex::new(child));
-        let pulse = Self { child: Arc::clone(&child) };
+        let pulse = Arc::clone(&child);
         thread::spawn(move || {
             // It ends with the watcher, or with this process.
-            while pulse.tell(ALIVE).is_ok() {
+            while tell(&pulse, ALIVE).is_ok() {
                 thread::sleep(PULSE);
             }
         });
-        Ok(Self { child })
+        Ok(Self { child, mark })
+    }
+
+    /// What the command gets as [`marked::VARIABLE`], so that nothing of it works on when this process is gone.
+    pub fn mark(&self) -> &str {
+        &self.mark
     }
 
     /// From now on there may be something to thaw.
@@ -110,10 +122,14 @@ impl Watcher {
     }
 
     fn tell(&self, word: &str) -> std::io::Result<()> {
-        let gone = || std::io::Error::other("it is gone");
-        let mut child = self.child.lock().map_err(|_| gone())?;
-        child.stdin.as_mut().ok_or_else(gone)?.write_all(word.as_bytes())
+        tell(&self.child, word)
     }
+}
+
+fn tell(child: &Mutex<Child>, word: &str) -> std::io::Result<()> {
+    let gone = || std::io::Error::other("it is gone");
+    let mut child = child.lock().map_err(|_| gone())?;
+    child.stdin.as_mut().ok_or_else(gone)?.write_all(word.as_bytes())
 }
 
 /// The other process itself.
@@ -121,6 +137,10 @@ pub fn watch(options: &WatchFreeze, selection: &Selection, general: &General) ->
     // What ends the one that freezes must not end this one as well.
     Interrupts::ignore()?;
     let Some(spared) = wait_until_needed() else { return Ok(()) };
+    // A copy that goes on after the thaw is not consistent.
+    if let Ok(mark) = std::env::var(MARK) {
+        marked::kill_all(&mark);
+    }
     let thaw = |target: &Target| thaw(target, general.connection(), options.patience);
     let ours = selection.targets.iter().enumerate().filter(|(index, _)| !spared.contains(index));
     let thawed: Vec<_> = thread::scope(|scope| {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::run::{self, Ran};
-use super::{Counts, Outcome, links};
+use super::{Counts, Outcome, links, texts};
 use crate::build::{agent_binary, cargo, workspace};
 use crate::original::original_agent;
 
@@ -25,21 +25,29 @@ pub fn lints() -> Outcome {
         let arguments = [scope, &["--all-targets", "--quiet", "--", "--deny", "warnings"]].concat();
         tool("clippy", "clippy", &arguments)
     };
-    match clippy(&["--workspace"]) {
-        Outcome::Ran(mut counts) => {
-            // A workspace of its own, so nothing else would tell that a target does not compile any more.
-            match fuzz_targets(clippy) {
-                Outcome::Ran(others) => counts += others,
-                Outcome::Skipped(reason) => {
-                    println!("the fuzz targets were not looked at: {reason}");
-                    counts.skipped += 1;
-                }
-                broken @ Outcome::Broken(_) => return broken,
+    let mut counts = match clippy(&["--workspace"]) {
+        Outcome::Ran(counts) => counts,
+        other => return other,
+    };
+    // A workspace of its own, so nothing else would tell that a target does not compile any more.
+    let more: [(&str, Outcome); 4] = [
+        ("the fuzz targets", fuzz_targets(clippy)),
+        // Nothing else in the workspace wants it.
+        ("the client's feature tokio", clippy(&["-p", "qga-client", "--features", "tokio"])),
+        ("the scripts that are shipped", texts::shell_scripts()),
+        ("the spelling", texts::spelling()),
+    ];
+    for (what, outcome) in more {
+        match outcome {
+            Outcome::Ran(others) => counts += others,
+            Outcome::Skipped(reason) => {
+                println!("{what}: not looked at: {reason}");
+                counts.skipped += 1;
             }
-            Outcome::Ran(counts)
+            Outcome::Broken(reason) => return Outcome::Broken(format!("{what}: {reason}")),
         }
-        other => other,
     }
+    Outcome::Ran(counts)
 }
 
 /// The fuzz targets: the fuzzer that they are linked with is C++.

@@ -270,9 +270,9 @@ impl Drop for Machine {
     }
 }
 
-/// What every guest's kernel is told. systemd's own limits, 90 s for a device or a service, end a boot on a machine that
-/// is busy with other things.
-pub const KERNEL_OPTIONS: &str = "console=ttyS0 quiet mitigations=off sysrq_always_enabled \
+/// What every guest's kernel is told. To compress the memory of a guest that sleeps on its disk takes an emulated processor
+/// minutes. systemd's own limits, 90 s for a device or a service, end a boot on a machine that is busy with other things.
+pub const KERNEL_OPTIONS: &str = "console=ttyS0 quiet mitigations=off sysrq_always_enabled hibernate=nocompress \
     systemd.default_timeout_start_sec=1800 systemd.default_device_timeout_sec=1800 systemd.service_watchdogs=0";
 
 /// How many devices a case can plug in: QEMU calls the buses `slot1` and so on.

@@ -20,7 +20,7 @@ const SPELT: [&str; 13] = [
     "CHANGELOG.md",
     "docs",
     "packaging",
-    "fuzz/fuzz_targets",
+    "fuzz/targets",
     "crates/agent/src",
     "crates/cli/src",
     "crates/client/src",

@@ -48,7 +48,7 @@ copy() {
 # A file, behind the links that its name is.
 follow() {
     path=$1
-    for attempt in 1 2 3 4 5 6 7 8; do
+    for _ in 1 2 3 4 5 6 7 8; do
         copy "$path"
         [ -L "$root$path" ] || return 0
         target=$(readlink "$root$path")

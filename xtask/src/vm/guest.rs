@@ -288,9 +288,18 @@ impl Guest {
 
     /// Puts another guest in the place of this one, whatever state it is in. The case must have nothing plugged in.
     pub fn renew(&mut self) -> Result<()> {
+        self.replace_with(Self::start)
+    }
+
+    /// As [`Guest::renew`], with one that has booted: an SD card does not survive a snapshot.
+    pub fn renew_by_boot(&mut self) -> Result<()> {
+        self.replace_with(|our_agent| Self::boot(&Boot::usual(our_agent)))
+    }
+
+    fn replace_with(&mut self, start: impl FnOnce(&Path) -> Result<Self>) -> Result<()> {
         ensure!(self.stage.is_empty() && self.disks.is_empty(), "the case has made what would be lost");
         let notes = std::mem::take(&mut self.notes);
-        *self = Self::start(&self.our_agent.clone())?;
+        *self = start(&self.our_agent.clone())?;
         self.notes = notes;
         Ok(())
     }

@@ -110,6 +110,7 @@ true
 "#;
 
 fn disks(guest: &mut Guest) -> Result<()> {
+    guest.renew_by_boot()?;
     let plugged = plug(guest).context("plugging the zoo in");
     let outcome = plugged.and_then(|()| build_and_compare(guest));
     guest.shell_result(CLEAR)?;

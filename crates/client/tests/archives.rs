@@ -331,3 +331,58 @@ fn a_copy_that_is_stopped_leaves_nothing() {
     // The agent is as before.
     copy(&mut agent, false, &guest.path("tree"), &guest.path("down")).unwrap();
 }
+
+/// A guest's tar can send what it likes.
+#[test]
+fn an_archive_that_means_harm_reaches_nothing_else_on_the_host() {
+    let outside = tempfile::tempdir().unwrap();
+    let at = |name: &str| outside.path().join(name);
+    fs::write(at("secret"), b"safe").unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut put = |kind: tar::EntryType, name: &str, target: Option<&Path>, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        let field = &mut header.as_gnu_mut().unwrap().name;
+        field[..name.len()].copy_from_slice(name.as_bytes());
+        if let Some(target) = target {
+            header.set_link_name_literal(target.as_os_str().as_bytes()).unwrap();
+        }
+        header.set_cksum();
+        archive.append(&header, content).unwrap();
+    };
+    put(tar::EntryType::Symlink, "./link", Some(outside.path()), b"");
+    put(tar::EntryType::Regular, "./link/written", None, b"evil");
+    put(tar::EntryType::Link, "./hard", Some(&at("secret")), b"");
+    put(tar::EntryType::Regular, "./hard", None, b"evil");
+    put(tar::EntryType::Regular, "../../written", None, b"evil");
+    put(tar::EntryType::Regular, at("written").to_str().unwrap(), None, b"evil");
+    let archive = archive.into_inner().unwrap();
+
+    let programs = tempfile::tempdir().unwrap();
+    for tool in TOOLS {
+        let found =
+            ["/bin", "/usr/bin"].map(|place| Path::new(place).join(tool)).into_iter().find(|tool| tool.exists());
+        symlink(found.unwrap(), programs.path().join(tool)).unwrap();
+    }
+    fs::write(programs.path().join("archive"), archive).unwrap();
+    let script = "#!/bin/sh\ncase $1 in --version) echo 'tar (GNU tar) 1.34';; *) cat \"${0%/*}/archive\";; esac\n";
+    fs::write(programs.path().join("tar"), script).unwrap();
+    fs::set_permissions(programs.path().join("tar"), Permissions::from_mode(0o755)).unwrap();
+    let Some(guest) = Guest::start_with_programs(programs.path()) else { return };
+    let mut agent = guest.connect();
+    fs::create_dir_all(guest.path("tree")).unwrap();
+    // Whether it is refused or comes without the harm in it.
+    let report = copy(&mut agent, false, &guest.path("tree"), &guest.path("deep/er/down"));
+    assert!(report.is_err(), "there is no directory for it");
+    fs::create_dir_all(guest.path("deep/er")).unwrap();
+    let report = copy(&mut agent, false, &guest.path("tree"), &guest.path("deep/er/down"));
+    let left: Vec<_> = fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["secret"], "{report:?}");
+    assert_eq!(fs::read(at("secret")).unwrap(), b"safe");
+    for place in ["written", "deep/written", "deep/er/written"] {
+        assert!(!guest.path(place).exists(), "{place}: {report:?}");
+    }
+    assert!(fs::metadata(at("secret")).unwrap().nlink() == 1 || !guest.path("deep/er/down/hard").exists());
+}

@@ -26,26 +26,35 @@ pub(super) const MOST_SAID_BYTES: usize = 64 << 10;
 pub(super) const UNPACKING: &[&str] =
     &["-p", "--same-owner", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--acls", "--delay-directory-restore"];
 
-/// What a tar says that could give something not all it had; it is there all the same.
+/// What tar and cp say when something has come without all that it had, or one thing among others could not be read.
 const INCOMPLETE: &[&str] = &[
-    "Cannot change ",
-    "Cannot set ",
-    "Cannot utime",
-    "Cannot mknod",
-    "Cannot mkfifo",
-    "Cannot create symlink",
-    "Cannot hard link",
-    "setxattr",
+    ": Cannot change ",
+    ": Cannot set ",
+    ": Cannot utime",
+    ": Cannot mknod",
+    ": Cannot mkfifo",
+    ": Cannot create symlink",
+    ": Cannot hard link",
+    ": setxattr",
     "file changed as we read it",
     "File removed before we read it",
-    "Permission denied",
+    ": Permission denied",
+    ": Operation not permitted",
     "Exiting with failure status",
-    "Exit status",
     "can't change ",
     "can't set ",
-    "can't create ",
-    "chown",
-    "chmod",
+];
+
+/// What ends a copy, whatever else stands in the same line: names are the guest's choice, and may have words of
+/// [`INCOMPLETE`].
+const FATAL: &[&str] = &[
+    "No space left on device",
+    "Disk quota exceeded",
+    "Input/output error",
+    "File too large",
+    "Read-only file system",
+    "Unexpected EOF in archive",
+    "short read",
 ];
 
 /// What is lost where the guest's tar is a small one.
@@ -101,7 +110,7 @@ impl HostTar {
     pub(super) fn finish(mut self) -> io::Result<Said> {
         let status = self.child.wait()?;
         let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
-        Ok(Said { is_success: status.success(), exit: status.to_string(), text: said })
+        Ok(Said { is_success: status.success(), exit: status.to_string(), text: said, side: Side::Host })
     }
 }
 
@@ -142,11 +151,21 @@ fn read_some(mut from: impl Read) -> Vec<u8> {
     said
 }
 
-/// How a tar has ended.
+/// Where a program has run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Host,
+    Guest,
+}
+
+/// How a tar or a cp has ended.
+#[derive(Debug)]
 pub(super) struct Said {
     pub(super) is_success: bool,
     pub(super) exit: String,
+    /// What it complained of, at most [`MOST_SAID_BYTES`].
     pub(super) text: Vec<u8>,
+    pub(super) side: Side,
 }
 
 impl Said {
@@ -154,12 +173,24 @@ impl Said {
     pub(super) fn judge(&self, act: &str, path: &Path, report: &mut TreeReport) -> Result<(), Error> {
         let text = String::from_utf8_lossy(&self.text);
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let is_bearable = |line: &&str| INCOMPLETE.iter().any(|known| line.contains(known));
-        let is_explained = !lines.is_empty() && lines.iter().all(is_bearable);
+        let is_bearable = |line: &&str| {
+            let ends_the_copy = FATAL.iter().any(|known| line.ends_with(known));
+            !ends_the_copy && INCOMPLETE.iter().any(|known| line.contains(known))
+        };
+        // What was cut off may have been the reason.
+        let is_whole = self.text.len() < MOST_SAID_BYTES;
+        let is_explained = is_whole && !lines.is_empty() && lines.iter().all(is_bearable);
         if !self.is_success && !is_explained {
             let worst = lines.iter().find(|line| !is_bearable(line)).or(lines.last());
-            let cause = worst.map_or_else(|| format!("tar: {}", self.exit), |line| (*line).to_owned());
-            return Err(Error::Guest { act: act.to_owned(), cause });
+            let cause = worst.map_or_else(|| self.exit.clone(), |line| (*line).to_owned());
+            return Err(match self.side {
+                Side::Guest => Error::Guest { act: act.to_owned(), cause },
+                Side::Host => {
+                    let is_full = [FATAL[0], FATAL[1]].iter().any(|full| cause.ends_with(full));
+                    let kind = if is_full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+                    local(act, io::Error::new(kind, cause))
+                }
+            });
         }
         // What it says of itself is no file.
         let is_of_a_file = |line: &&&str| {
@@ -288,7 +319,7 @@ impl Stage {
         } else {
             // A directory that its owner may not write to cannot be moved to another one.
             if fs::rename(unpacked, destination).is_ok() {
-                return Ok(Said { is_success: true, exit: String::new(), text: Vec::new() });
+                return Ok(Said { is_success: true, exit: String::new(), text: Vec::new(), side: Side::Host });
             }
             command.arg("-T").arg("--").arg(unpacked).arg(destination);
         }
@@ -298,11 +329,10 @@ impl Stage {
             self.remove();
             File::open(destination)?.set_modified(there.modified()?)?;
         }
-        Ok(Said { is_success: output.status.success(), exit: output.status.to_string(), text: output.stderr })
+        let (is_success, exit) = (output.status.success(), output.status.to_string());
+        Ok(Said { is_success, exit, text: output.stderr, side: Side::Host })
     }
-}
 
-impl Stage {
     fn remove(&self) {
         // Directories that their owner may not write to are made so first. What is left all the same has a name that says
         // what it was.
@@ -338,5 +368,37 @@ pub(super) fn feed(input: &mut ChildStdin, piece: &[u8]) -> io::Result<bool> {
     match input.write_all(piece) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         written => written.map(|()| true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::Kind;
+
+    fn judged(is_success: bool, text: &str, side: Side) -> Result<Vec<String>, Error> {
+        let said = Said { is_success, exit: "exit code 2".to_owned(), text: text.into(), side };
+        let mut report = TreeReport::default();
+        said.judge("copy", Path::new("/x"), &mut report)?;
+        Ok(report.skipped.into_iter().map(|(_, why)| why).collect())
+    }
+
+    #[test]
+    fn what_is_not_kept_is_named_and_what_is_not_whole_is_an_error() {
+        let owner = "tar: a: Cannot change ownership to uid 1, gid 1: Operation not permitted\n";
+        let last = "tar: Exiting with failure status due to previous errors\n";
+        let kept = judged(false, &[owner, last].concat(), Side::Guest).unwrap();
+        assert!(kept.len() == 1 && kept[0].contains("a: Cannot change ownership"), "{kept:?}");
+        assert_eq!(judged(true, "tar: s: socket ignored\n", Side::Host).unwrap(), [""; 0]);
+        // A name may say anything.
+        for (side, kind) in [(Side::Guest, Kind::GuestFull), (Side::Host, Kind::HostFull)] {
+            let full = "tar: x: Cannot change y: Cannot write: No space left on device\n";
+            let error = judged(false, &[owner, full, last].concat(), side).unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+        }
+        judged(false, "", Side::Host).unwrap_err();
+        judged(false, "tar: This does not look like a tar archive\n", Side::Host).unwrap_err();
+        // What follows may have been worse.
+        judged(false, &owner.repeat(MOST_SAID_BYTES / owner.len() + 1), Side::Guest).unwrap_err();
     }
 }

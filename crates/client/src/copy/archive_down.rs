@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::process::ChildStdin;
 
-use super::archive::{HostTar, SMALL_TAR, Said, Stage, check_host_tar, count, feed, remove_devices};
+use super::archive::{HostTar, SMALL_TAR, Said, Side, Stage, check_host_tar, count, feed, remove_devices};
 use super::archive_scripts::{BEGIN_DOWN, PACK};
 use super::download::local;
 use super::tree_scripts::END;
@@ -175,7 +175,12 @@ impl<T: Transport> Agent<T> {
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 let (complaints, exit) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
                 let text = complaints.as_bytes().to_vec();
-                ended = Some(Said { is_success: exit == "0", exit: format!("exit code {exit}"), text });
+                ended = Some(Said {
+                    is_success: exit == "0",
+                    exit: format!("tar: exit code {exit}"),
+                    text,
+                    side: Side::Guest,
+                });
                 continue;
             }
             pauses.wait();

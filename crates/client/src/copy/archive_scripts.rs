@@ -77,4 +77,4 @@ sleep 0.05 || { sleep 1; n=$((n + 19)); }
 done
 done
 }
-head -c 16000 e; echo; cat c"#;
+head -c 65536 e; echo; cat c"#;

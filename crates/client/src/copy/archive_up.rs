@@ -6,9 +6,10 @@ use std::process::ChildStdout;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread;
 
-use super::archive::{HostTar, MOST_SAID_BYTES, SMALL_TAR, Said, UNPACKING, as_packed, check_host_tar, count};
+use super::archive::{HostTar, MOST_SAID_BYTES, SMALL_TAR, Said, Side, UNPACKING, as_packed, check_host_tar, count};
 use super::archive_scripts::{BEGIN_UP, PUT, UNPACK};
 use super::download::local;
+use super::place::refusal;
 use super::tree_scripts::END;
 use super::{OnProgress, Progress, TreeReport, explain, names, stopped};
 use crate::agent::Agent;
@@ -60,6 +61,11 @@ impl<T: Transport> Agent<T> {
     ) -> Result<TreeReport, Error> {
         let mut report = TreeReport::default();
         let (from, name, is_tree) = as_packed(host).map_err(|source| local(act, source))?;
+        let one = match name.to_str().map(|name| name.strip_prefix("./").unwrap_or(name)) {
+            _ if is_tree => String::new(),
+            Some(name) => name.to_owned(),
+            None => return Err(local(act, refusal("its name is not UTF-8, and the protocol carries text only"))),
+        };
         let counts = count(host, &mut report).map_err(|source| local(act, source))?;
         if !is_gnu {
             report.skipped.push((guest.into(), SMALL_TAR.to_owned()));
@@ -92,11 +98,14 @@ impl<T: Transport> Agent<T> {
             return Err(local(act, stopped()));
         }
         let ended = ended?;
-        let unpacked = Said { is_success: ended.exit.success(), exit: ended.exit.to_string(), text: said };
+        if let Some(cause) = ended.not_started {
+            return Err(Error::Guest { act: act.to_owned(), cause });
+        }
+        let (is_success, exit) = (ended.exit.success(), format!("tar: {}", ended.exit));
+        let unpacked = Said { is_success, exit, text: said, side: Side::Guest };
         unpacked.judge(act, Path::new(guest), &mut report)?;
         let packed = tar.finish().map_err(|source| local(act, source))?;
         packed.judge(act, host, &mut report)?;
-        let one = if is_tree { String::new() } else { name.to_string_lossy().trim_start_matches("./").to_owned() };
         self.run_script_within(self.patience().tree, PUT, &[directory, guest, &one], act)?;
         Ok(report)
     }

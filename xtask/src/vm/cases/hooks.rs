@@ -247,18 +247,16 @@ fn shipped_script(guest: &mut Guest) -> Result<()> {
             "the original's package has no script to compare with, /etc/qemu/fsfreeze-hook: {error}"
         ))
     })?;
-    let shared = guest.folder().join("share/fsfreeze-hook");
-    fs::write(&shared, script)?;
+    let script = base64_simd::STANDARD.encode_to_string(script);
     with_hooks(guest, |guest, host| {
         drop(host);
         // Its log is there: without it, it fails under dash.
-        guest.shell(
+        guest.shell(&format!(
             "set -e
-             mkdir -p /run/share; mount -t 9p -o trans=virtio,ro host /run/share
-             install -m 755 /run/share/fsfreeze-hook /etc/qemu/fsfreeze-hook
-             umount /run/share; rmdir /run/share
-             : >> /var/log/qga-fsfreeze-hook.log",
-        )?;
+             echo {script} | base64 -d > /run/fsfreeze-hook
+             install -m 755 /run/fsfreeze-hook /etc/qemu/fsfreeze-hook; rm /run/fsfreeze-hook
+             : >> /var/log/qga-fsfreeze-hook.log"
+        ))?;
         let mut host = configure(guest, "fsfreeze-hook=/etc/qemu/fsfreeze-hook\\n")?;
         let ours = around_a_freeze(guest, &mut host)?;
         drop(host);
